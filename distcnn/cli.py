@@ -1,0 +1,225 @@
+"""The `distcnn` command. Each verb imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from distcnn import __version__
+from distcnn.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from distcnn.config import RunConfig
+    from distcnn.training.local import RunResult
+
+_INTERRUPTED = 130
+_OVERRIDES_HELP = "replace a value of the config, for example training.epochs=5"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code.
+
+    0: done. 1: it could not be done, and the message says why. 2: what was typed is wrong.
+    130, 143: stopped by Ctrl-C, SIGTERM, and saved.
+    """
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except UserError as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"distcnn: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("distcnn: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has seen enough; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no positional words after an option once it has had some: these are ours.
+    overrides = [word for word in rest if not word.startswith("-")]
+    unknown = [word for word in rest if word not in overrides]
+    if unknown or (overrides and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    if overrides:
+        options.overrides += overrides
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="distcnn",
+        description="Train the same CNN on a laptop, on a cluster and under a sweep.",
+    )
+    parser.add_argument("--version", action="version", version=f"distcnn {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb_name")
+
+    train = _add(verbs, "train", _train, "train on this machine")
+    _add_config(train)
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run's folder, made anew")
+    train.add_argument("--dry-run", action="store_true", help="print the config and train nothing")
+
+    resume = _add(verbs, "resume", _resume, "go on with a run that was stopped or killed")
+    resume.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+
+    evaluate = _add(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    evaluate.add_argument(
+        "--split",
+        choices=("val", "test"),
+        default="val",
+        help="the images to evaluate on (default: %(default)s; choose nothing by the test split)",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print all measures as JSON")
+
+    describe = _add(verbs, "describe", _describe, "print the layer table of a config's network")
+    _add_config(describe)
+
+    runs = _add(verbs, "runs", _runs, "list the runs in a folder")
+    runs.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER")
+    runs.add_argument("--json", action="store_true", help="print them as JSON")
+
+    _add(verbs, "doctor", _doctor, "say what this machine offers, and what will not work")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one screen, with the likely word meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            words = [word.strip(" '") for word in choice[2].split(",")]
+            near = difflib.get_close_matches(choice[1], words, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            message = f"no {choice[1]!r} here; there is {', '.join(words)}{hint}"
+        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def _add(
+    verbs: argparse._SubParsersAction[_Parser],  # pyright: ignore[reportPrivateUsage]
+    name: str,
+    verb: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(verb=verb)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a YAML file, or the name of a shipped config (default: local)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help=_OVERRIDES_HELP)
+
+
+def _load_config(options: argparse.Namespace) -> RunConfig:
+    from distcnn import config_file
+
+    config, overrides = options.config, options.overrides
+    if config is not None and "=" in config:
+        config, overrides = None, [config, *overrides]
+    return config_file.load(config or "local", overrides)
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = _load_config(options)
+    if options.dry_run:
+        import yaml
+
+        print(yaml.safe_dump(config.to_plain(), sort_keys=False), end="")
+        return 0
+    from distcnn.progress import watcher
+    from distcnn.training import local
+
+    return _conclude(local.train(config, watcher(), options.run_dir))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from distcnn.run_directory.run import open_run
+
+    run = open_run(options.run)
+    from distcnn.progress import watcher
+    from distcnn.training import local
+
+    return _conclude(local.resume(run, watcher()))
+
+
+def _conclude(result: RunResult) -> int:
+    """Show how a run ended; returns the exit code that says the same."""
+    from distcnn.summary import print_summary
+
+    print_summary(result.run.path, result.results)
+    if result.outcome.status == "stopped":
+        return 128 + (result.outcome.signal_number or 0)
+    return 0 if result.outcome.status == "completed" else 1
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from distcnn.run_directory.run import open_run
+
+    run = open_run(options.run)
+    from distcnn.progress import watcher
+    from distcnn.summary import print_measured
+    from distcnn.training import evaluation, local
+
+    config, dataset = local.resolve(run.read_config(), watcher())
+    record = evaluation.choose_checkpoint(run)
+    _, measured = evaluation.evaluate(config, run, record, dataset, [options.split])
+    if options.json:
+        print(json.dumps({"split": options.split, "step": record.step} | measured[options.split]))
+    else:
+        print_measured(options.split, record.epoch, dataset.class_names, measured[options.split])
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    config = _load_config(options)
+    from distcnn.describe import describe
+
+    print(describe(config))
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    if not options.folder.is_dir():
+        raise UsageError(f"there is no folder {options.folder}; `distcnn train` makes runs/")
+    from distcnn.run_directory.run import list_runs
+    from distcnn.summary import print_runs, summarize_run
+
+    rows = [summarize_run(run) for run in list_runs(options.folder)]
+    print(json.dumps(rows, indent=2)) if options.json else print_runs(rows)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from distcnn.doctor import examine, print_findings
+
+    findings = examine()
+    print_findings(findings)
+    return int(any(finding.status == "fail" for finding in findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

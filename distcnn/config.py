@@ -1,0 +1,230 @@
+"""What a run is: the typed, frozen configuration. Each field's docstring is its help text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distcnn.geometry import Activation, Block, Layer, Pooling, Volume, layer_table
+
+IMAGE = Volume(size=28, depth=1)
+NUM_CLASSES = 10
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+T = TypeVar("T")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class DataConfig(_Section):
+    """Which images, and how they are divided and augmented."""
+
+    source: Literal["auto", "fashion-mnist", "synthetic"] = "auto"
+    """`auto` takes Fashion-MNIST where it can be had, else the embedded synthetic set."""
+    directory: Path | None = None
+    """Folder with the four official `.gz` files, tried after `DISTCNN_DATA_DIR`."""
+    num_train: Positive | None = None
+    """Train on this many images, an equal share of each class; all that are left by default."""
+    num_val: Positive = 5000
+    """Images of the training split, an equal share of each class, set aside for validation."""
+    flip: bool = False
+    """Mirror each training image left to right with probability one half."""
+    shift: Annotated[int, Field(ge=0, lt=IMAGE.size)] = 0
+    """Shift each training image by up to this many pixels along each axis."""
+
+
+class ModelConfig(_Section):
+    """The network: blocks of convolution, batch norm, activation, pooling; then one FC layer.
+
+    A value given as a list holds one entry per block; a single value holds for all of them.
+    """
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32)
+    """Kernels of each convolution; as many blocks as entries."""
+    kernel_size: Positive | tuple[Positive, ...] = 5
+    """Width of the convolution's kernels, in pixels."""
+    stride: Positive | tuple[Positive, ...] = 1
+    """Step of the convolution, in pixels."""
+    padding: NonNegative | tuple[NonNegative, ...] = 2
+    """Zeros around the convolution's input, in pixels."""
+    pooling: Pooling | tuple[Pooling, ...] = "max"
+    """Summary of a neighbourhood: its maximum, average, L2 norm, or an average whose weights
+    fall with the distance from the central pixel."""
+    pool_size: Positive | tuple[Positive, ...] = 2
+    """Width of the pooling window, in pixels."""
+    pool_stride: Positive | tuple[Positive, ...] | None = None
+    """Step of the pooling window, in pixels; its width by default."""
+    activation: Activation | tuple[Activation, ...] = "relu"
+    """The non-linearity after each convolution."""
+    batch_norm: bool = True
+    """Normalise each convolution's output over the batch (the shard, where there are several)."""
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks, each with its own values."""
+        pool_stride = self.pool_size if self.pool_stride is None else self.pool_stride
+        return tuple(
+            Block(
+                channels=channels,
+                kernel_size=_of_block(self.kernel_size, index),
+                stride=_of_block(self.stride, index),
+                padding=_of_block(self.padding, index),
+                pooling=_of_block(self.pooling, index),
+                pool_size=_of_block(self.pool_size, index),
+                pool_stride=_of_block(pool_stride, index),
+                activation=_of_block(self.activation, index),
+                batch_norm=self.batch_norm,
+            )
+            for index, channels in enumerate(self.channels)
+        )
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The article's table of this network."""
+        return layer_table(IMAGE, self.blocks, NUM_CLASSES)
+
+    @model_validator(mode="after")
+    def _one_value_per_block(self) -> Self:
+        for name, value in self:
+            if isinstance(value, tuple) and len(value) != len(self.channels):
+                raise ValueError(
+                    f"{name} has {len(value)} values for {len(self.channels)} blocks;"
+                    " give one value, or one per entry of channels"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _volumes_come_out_whole(self) -> Self:
+        _ = self.layers
+        return self
+
+
+def _of_block(value: T | tuple[T, ...], index: int) -> T:
+    return value[index] if isinstance(value, tuple) else value  # pyright: ignore[reportReturnType]
+
+
+class OptimizerConfig(_Section):
+    """How gradients become steps."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """The update rule."""
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    """Learning rate; the peak of it where a schedule varies it."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Pull of the weights towards zero (decoupled from the gradient in `adamw`)."""
+    momentum: Fraction = 0.9
+    """Share of the last step that `sgd` carries on; the Adams do not use it."""
+
+
+class ScheduleConfig(_Section):
+    """How the learning rate moves over a run, by the step."""
+
+    name: Literal["constant", "one-cycle", "cosine"] = "constant"
+    """`one-cycle`: up and down again along cosines; `cosine`: linear warm-up, then down."""
+    warmup_fraction: Fraction = 0.0
+    """Share of the steps in which the rate rises to `optimizer.lr`."""
+
+
+class TrainingConfig(_Section):
+    """How long and in what pieces."""
+
+    epochs: Positive = 3
+    """Passes over the training images."""
+    global_batch_size: Positive = 128
+    """Images per optimizer step, over all workers; an epoch's incomplete last batch is left out."""
+    num_shards: Positive = 1
+    """Pieces of a batch, computed one after another in the memory of one, their gradients weighted
+    by their sizes. Batch norm normalises within a shard, so this is part of the result."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Arithmetic of the convolutions; `auto` takes bfloat16 where the device is faster with it."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread evenly over the classes."""
+    average_weights: Fraction = 0.0
+    """Decay per step of a running average of the weights, which is then what is evaluated and
+    kept; 0 keeps the last weights themselves."""
+    early_stopping: Positive | None = None
+    """Stop after this many epochs without a better validation accuracy."""
+    checkpoint_every_steps: Positive | None = None
+    """Checkpoint after every so many steps too, besides the end of each epoch."""
+    keep_checkpoints: Positive = 2
+    """How many of the newest checkpoints are kept, besides the best one."""
+
+    @model_validator(mode="after")
+    def _no_empty_shard(self) -> Self:
+        if self.num_shards > self.global_batch_size:
+            raise ValueError(
+                f"num_shards = {self.num_shards} exceeds global_batch_size ="
+                f" {self.global_batch_size}; a shard needs one image at least"
+            )
+        return self
+
+
+class EvaluationConfig(_Section):
+    """How a network is evaluated."""
+
+    flip_average: bool = False
+    """Average the class probabilities over an image and its mirror."""
+
+
+class WorkersConfig(_Section):
+    """What trains. Left open, it is decided on the machine at the start and then recorded."""
+
+    cpus: Positive | None = None
+    """CPU threads; all cores that the process may use by default."""
+    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
+    """GPUs; one where there is one by default."""
+
+
+class StorageConfig(_Section):
+    """Where runs are kept."""
+
+    directory: Path = Path("runs")
+    """Folder in which a run gets its own folder, `<name>-<time>`."""
+
+
+class RunConfig(_Section):
+    """One training run, complete."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "article"
+    """The first part of the run directory's name."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Start of every random choice: weights, validation split, order, augmentation."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    workers: WorkersConfig = WorkersConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Self:
+        """Validate plain values, as YAML and JSON hold them.
+
+        Strictly: a quoted number, or `yes` for a number, is an error and not a guess.
+
+        Raises:
+            pydantic.ValidationError: with every wrong field.
+        """
+        return cls.model_validate_json(json.dumps(values, default=str), strict=True)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The values as YAML and JSON hold them; `from_plain` takes them back."""
+        return self.model_dump(mode="json")
+
+    def with_values(self, **sections: dict[str, Any]) -> Self:
+        """A copy with some fields of some sections replaced, validated again."""
+        plain = self.to_plain()
+        for section, values in sections.items():
+            plain[section] = {**plain[section], **values}
+        return self.from_plain(plain)

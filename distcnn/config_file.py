@@ -1,0 +1,271 @@
+"""From what a user wrote to a `RunConfig`: YAML files, `extends`, overrides, and their errors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from distcnn.config import RunConfig
+from distcnn.errors import UsageError
+
+COMMAND_LINE = "command line"
+
+
+class ConfigError(UsageError):
+    """A configuration that cannot be run; the message lists every wrong field."""
+
+
+@dataclass
+class _Draft:
+    """Plain values on their way to a config, and where each came from."""
+
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    origins: dict[str, str] = field(default_factory=dict[str, str])
+
+    def merge(self, values: Mapping[str, Any], origin: str) -> None:
+        """Lay `values` over what is here, section by section."""
+        for name, value in values.items():
+            if isinstance(value, dict) and isinstance(self.values.get(name, {}), dict):
+                self.values.setdefault(name, {})
+                for key, leaf in value.items():
+                    self.values[name][key] = leaf
+                    self.origins[f"{name}.{key}"] = origin
+            else:
+                self.values[name] = value
+            self.origins[name] = origin
+
+    def origin_of(self, path: str) -> str:
+        """The file, or the command line, that `path` was last given in."""
+        while path not in self.origins and "." in path:
+            path = path.rpartition(".")[0]
+        return self.origins.get(path, "defaults")
+
+
+def load(config: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config by its path or shipped name, apply `section.field=value` overrides, validate.
+
+    Raises:
+        ConfigError: with every wrong field, where it was given, and what is allowed.
+    """
+    draft = _Draft()
+    if config is not None:
+        _merge_file(draft, find(config))
+    for override in overrides:
+        draft.merge(_parse_override(override), COMMAND_LINE)
+    return validate(draft.values, draft.origin_of)
+
+
+def validate(values: dict[str, Any], origin_of: Any) -> RunConfig:
+    """Turn plain values into a config, or say everything that is wrong with them."""
+    try:
+        return RunConfig.from_plain(values)
+    except ValidationError as error:
+        lines = [_describe(path, details, origin_of) for path, details in _by_field(error)]
+    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
+    raise ConfigError("\n".join([f"{count} in the configuration", *lines]))
+
+
+def find(config: str) -> Path:
+    """The config file of that path, or the shipped one of that name (`article`, `local`, ...).
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(config)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in sorted(shipped_configs().glob("*.yaml"))}
+    if config in shipped:
+        return shipped[config]
+    near = difflib.get_close_matches(config, shipped, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"no config {config!r}: neither a file nor one of the shipped configs"
+        f" ({', '.join(shipped)}){hint}"
+    )
+
+
+def shipped_configs() -> Path:
+    """The folder of the configs that come with distcnn: in the wheel, or in a checkout."""
+    package = Path(__file__).parent
+    in_wheel = package / "configs"
+    return in_wheel if in_wheel.is_dir() else package.parent / "configs"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    values = _parse_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections and fields (`training:` ...), not {values!r}")
+    return values  # pyright: ignore[reportUnknownVariableType]
+
+
+def _merge_file(draft: _Draft, path: Path) -> None:
+    values = read_yaml(path)
+    base = values.pop("extends", None)
+    if base is not None:
+        base_path = _find_base(str(base), path)
+        base_values = read_yaml(base_path)
+        if "extends" in base_values:
+            raise ConfigError(
+                f"{path} extends {base_path}, which extends another file itself;"
+                " one level is allowed: name the last one directly"
+            )
+        draft.merge(base_values, str(base_path))
+    draft.merge(values, str(path))
+
+
+def _find_base(base: str, path: Path) -> Path:
+    beside = path.parent / base
+    try:
+        return beside if beside.is_file() else find(base)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: extends: {error}") from None
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    parts = path.split(".")
+    if not equals or not all(part.isidentifier() for part in parts) or len(parts) > 2:
+        raise ConfigError(
+            f"cannot read {override!r}: an override is written section.field=value,"
+            " for example training.epochs=5"
+        )
+    value = _parse_yaml(text, f"{COMMAND_LINE}, {path}")
+    return {parts[0]: value} if len(parts) == 1 else {parts[0]: {parts[1]: value}}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-4` is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.2's floats; PyYAML follows 1.1, which wants a dot in the mantissa and a signed exponent.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        # A SafeLoader: only plain values come out.
+        return yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{origin}{where} is not valid YAML: {problem}") from None
+
+
+def _by_field(error: ValidationError) -> Iterator[tuple[str, list[ErrorDetails]]]:
+    """Group the errors by dotted path: a value that fits no variant of a union is one mistake."""
+    fields: dict[str, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        section, *rest = (str(part) for part in details["loc"])
+        names = [section, *rest[:1]] if _section(section) else [section]
+        fields.setdefault(".".join(names), []).append(details)
+    yield from fields.items()
+
+
+def _describe(path: str, errors: list[ErrorDetails], origin_of: Any) -> str:
+    """One line on one field: path, what was given, where, what is allowed, the likely word."""
+    first = errors[0]
+    where = f"({origin_of(path)})"
+    if first["type"] == "extra_forbidden":
+        return f"  {path} {where}: no such field{_suggest_field(path)}"
+    if first["type"] == "value_error":
+        return f"  {path} {where}: {first['msg'].removeprefix('Value error, ')}"
+    allowed = " or ".join(dict.fromkeys(_allowed(details) for details in errors))
+    return f"  {path} = {first['input']!r} {where}: {allowed}{_suggest_value(errors)}"
+
+
+def _allowed(details: ErrorDetails) -> str:
+    if details["type"] == "string_pattern_mismatch":
+        return "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    message = details["msg"]
+    for pydantic_words, ours in (
+        ("Input should be ", ""),
+        ("a valid integer", "a whole number"),
+        ("a valid number", "a number"),
+        ("a valid array", "a list of them, one per block"),
+        ("a valid boolean", "true or false"),
+        ("a valid dictionary or instance of", "a section with the fields of"),
+        ("an object", "a section with fields of its own"),
+    ):
+        message = message.replace(pydantic_words, ours)
+    return message
+
+
+def _suggest_field(path: str) -> str:
+    section, _, name = path.rpartition(".")
+    siblings = _section(section) if section else RunConfig
+    same_section = (
+        {field: f"{section}.{field}".lstrip(".") for field in siblings.model_fields}
+        if siblings
+        else {}
+    )
+    near = difflib.get_close_matches(name, same_section, n=1)
+    if near:
+        return f"; did you mean {same_section[near[0]]}?"
+    anywhere = {field.rpartition(".")[2]: field for field in field_paths()}
+    near = difflib.get_close_matches(name, anywhere, n=1)
+    if near:
+        return f"; did you mean {anywhere[near[0]]}?"
+    return f"; the fields are {', '.join(same_section or RunConfig.model_fields)}"
+
+
+def _suggest_value(errors: list[ErrorDetails]) -> str:
+    words = [
+        word
+        for details in errors
+        for word in re.findall(r"'([^']+)'", str(details.get("ctx", {}).get("expected", "")))
+    ]
+    near = difflib.get_close_matches(str(errors[0]["input"]), words, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def field_paths() -> Iterator[str]:
+    """Every field that a config may hold, as an override names it."""
+    for name in RunConfig.model_fields:
+        section = _section(name)
+        if section is None:
+            yield name
+        else:
+            yield from (f"{name}.{field}" for field in section.model_fields)
+
+
+def _section(name: str) -> type[BaseModel] | None:
+    info = RunConfig.model_fields.get(name)
+    annotation: object = info.annotation if info else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None

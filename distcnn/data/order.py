@@ -1,0 +1,110 @@
+"""Which sample is used when: the split, each epoch's order, and the shards of a batch.
+
+Everything here is a pure function of the seed and the epoch, the same on every machine: it rests
+on Philox's raw bits, whose stream numpy guarantees, and on integer sorting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.errors import UsageError
+
+Ids = NDArray[np.int64]
+
+
+class _Purpose(IntEnum):
+    """Keeps the random streams of one seed apart."""
+
+    SPLIT = 1
+    EPOCH = 2
+
+
+def permutation(seed: int, purpose: int, index: int, size: int) -> Ids:
+    """A random order of `range(size)`, a function of the first three arguments, `(size,)`."""
+    bits = np.random.Philox(key=np.array([seed, purpose << 32 | index], np.uint64))
+    return np.argsort(bits.random_raw(size), kind="stable")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sample numbers of the training part and of the validation part, each sorted."""
+
+    train: Ids
+    val: Ids
+
+
+def split(labels: NDArray[np.uint8], seed: int, num_train: int | None, num_val: int) -> Split:
+    """Divide the samples, `labels` of shape `(N,)`, by a seeded choice with equal class shares.
+
+    `num_train = None` takes all that validation leaves.
+
+    Raises:
+        UsageError: a class has too few samples for what is asked.
+    """
+    num_classes = int(labels.max()) + 1
+    train: list[Ids] = []
+    val: list[Ids] = []
+    for label in range(num_classes):
+        members = np.flatnonzero(labels == label)
+        members = members[permutation(seed, _Purpose.SPLIT, label, len(members))]
+        val_share = _share(num_val, label, num_classes)
+        train_share = (
+            len(members) - val_share if num_train is None else _share(num_train, label, num_classes)
+        )
+        if train_share < 1 or val_share + train_share > len(members):
+            raise UsageError(
+                f"data.num_val = {num_val} and data.num_train = {num_train} ask for {val_share} +"
+                f" {train_share} images of class {label}, of which there are {len(members)};"
+                " lower one of them"
+            )
+        val.append(members[:val_share])
+        train.append(members[val_share : val_share + train_share])
+    return Split(train=np.sort(np.concatenate(train)), val=np.sort(np.concatenate(val)))
+
+
+def _share(total: int, index: int, parts: int) -> int:
+    """The size of part `index` when `total` is cut into parts that differ by one at most."""
+    return total // parts + (index < total % parts)
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The global order of training: which samples make up which step of which epoch."""
+
+    seed: int
+    train_ids: Ids
+    global_batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch == 0:
+            raise UsageError(
+                f"training.global_batch_size = {self.global_batch_size} exceeds the"
+                f" {len(self.train_ids)} training images; lower it, or raise data.num_train"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; what is left over differs from epoch to epoch."""
+        return len(self.train_ids) // self.global_batch_size
+
+    def epoch_ids(self, epoch: int) -> Ids:
+        """The samples of an epoch in their order, `(steps_per_epoch, global_batch_size)`."""
+        order = permutation(self.seed, _Purpose.EPOCH, epoch, len(self.train_ids))
+        used = self.steps_per_epoch * self.global_batch_size
+        return self.train_ids[order[:used]].reshape(self.steps_per_epoch, -1)
+
+    def sample_ids(self, epoch: int, step: int) -> Ids:
+        """The samples of one step of an epoch, `(global_batch_size,)`."""
+        return self.epoch_ids(epoch)[step]
+
+
+def shard_slices(batch_size: int, num_shards: int) -> list[slice]:
+    """Cut a batch into consecutive shards whose sizes differ by one at most."""
+    sizes = [_share(batch_size, index, num_shards) for index in range(num_shards)]
+    ends = np.cumsum(sizes)
+    return [slice(int(end) - size, int(end)) for size, end in zip(sizes, ends, strict=True)]

@@ -1,0 +1,62 @@
+"""Writing files so that a kill at any moment leaves the old content, the new one, or a leftover."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+# A leftover of a killed writer is recognised, and cleared, by this beginning of its name.
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write aside, sync, then rename: no reader ever sees half of `content`."""
+    with temporary_beside(path) as temporary:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def create_exclusively(path: Path, content: bytes) -> bool:
+    """Create `path` with its whole content unless it exists; whether this call created it.
+
+    Of several processes, on several hosts, exactly one gets True.
+    """
+    with temporary_beside(path) as temporary:
+        temporary.write_bytes(content)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Generator[Path]:
+    """A name for a file to be written in the folder of `path`; gone at the end in any case."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Remove what writers that were killed have left; only for who knows that none is alive."""
+    for leftover in directory.glob(f"{TEMPORARY_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

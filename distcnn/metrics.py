@@ -1,0 +1,60 @@
+"""What an evaluation measures, as torchmetrics objects: sums and counts, never means of means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchmetrics import MeanMetric
+from torchmetrics.classification import (
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
+
+# The usual number of confidence bins (Guo et al., 2017).
+_NUM_CALIBRATION_BINS = 15
+
+
+class EvaluationMetrics(nn.Module):
+    """Collects batches of class probabilities; every sample counts once."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.macro_f1 = MulticlassF1Score(num_classes, average="macro", validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.calibration_error = MulticlassCalibrationError(
+            num_classes, n_bins=_NUM_CALIBRATION_BINS, norm="l1", validate_args=False
+        )
+
+    def update(self, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count a batch: probabilities `(n, classes)`, labels `(n,)`."""
+        log_probabilities = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        losses = functional.nll_loss(log_probabilities, labels, reduction="none")
+        self.loss.update(losses)
+        for metric in (self.confusion, self.macro_f1, self.calibration_error):
+            metric.update(probabilities, labels)
+
+    def compute(self) -> dict[str, Any]:
+        """All measures as plain numbers, ready for JSON."""
+        # Accuracies from the counts, so that they are exact to the last digit.
+        confusion = self.confusion.compute().double()
+        correct = confusion.diagonal()
+        per_class = correct / confusion.sum(dim=1).clamp_min(1)
+        return {
+            "accuracy": (correct.sum() / confusion.sum()).item(),
+            "loss": self.loss.compute().item(),
+            "macro_f1": self.macro_f1.compute().item(),
+            "calibration_error": self.calibration_error.compute().item(),
+            "per_class_accuracy": per_class.tolist(),
+            "confusion": confusion.long().tolist(),
+            "num_samples": int(confusion.sum()),
+        }
+
+    def reset(self) -> None:
+        """Begin anew."""
+        for metric in (self.loss, self.confusion, self.macro_f1, self.calibration_error):
+            metric.reset()

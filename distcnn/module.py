@@ -1,0 +1,152 @@
+"""The LightningModule: one `training_step` is one optimizer step over one global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distcnn.config import NUM_CLASSES, OptimizerConfig, RunConfig
+from distcnn.data.module import Batch
+from distcnn.metrics import EvaluationMetrics
+from distcnn.network import build_network
+from distcnn.schedule import learning_rate_factor
+
+
+class ImageClassifier(pl.LightningModule):
+    """The CNN, its loss and its optimizer.
+
+    Attributes:
+        network: what is trained.
+        average: a running average of its weights, where the config asks for one.
+        measured: what the last evaluation measured, as plain numbers.
+    """
+
+    def __init__(self, config: RunConfig, num_steps: int) -> None:
+        """Build the network with fresh weights.
+
+        Args:
+            config: the run's, resolved.
+            num_steps: optimizer steps of the whole run, for the schedule.
+        """
+        super().__init__()
+        # A step may consist of several backward passes; it has to be ours from end to end.
+        self.automatic_optimization = False
+        self.config = config
+        self.num_steps = num_steps
+        network = build_network(config.model, config.seed)
+        # A network of modules alone: the memory format is what bf16 convolutions are fastest in.
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.average = _running_average(self.network, config.training.average_weights)
+        self.metrics = EvaluationMetrics(NUM_CLASSES)
+        self.measured: dict[str, Any] = {}
+
+    @property
+    def kept_network(self) -> nn.Module:
+        """The network that is evaluated and kept: the average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class scores `(N, 10)` of images `(N, 1, 28, 28)` in [0, 1], by the kept network."""
+        with self._arithmetic(images.device):
+            return self.kept_network(images)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer over the network's weights; its learning rate is set at every step."""
+        return build_optimizer(self.network, self.config.optimizer)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from the start of the run."""
+        factor = learning_rate_factor(self.config.schedule, step, self.num_steps)
+        return self.config.optimizer.lr * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Learn from one global batch; returns its mean loss, a scalar, detached."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.zero_grad()
+        loss = self._accumulate_gradients(batch)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(batch.step)
+        optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss
+
+    def _accumulate_gradients(self, batch: Batch) -> torch.Tensor:
+        """Leave the batch's mean gradient in the weights' `grad`, its shards in their order."""
+        losses: list[torch.Tensor] = []
+        for shard in batch.shards():
+            with self._arithmetic(shard.images.device):
+                scores = self.network(shard.images)
+                loss = functional.cross_entropy(
+                    scores, shard.labels, label_smoothing=self.config.training.label_smoothing
+                )
+            weighted = loss * shard.share
+            self.manual_backward(weighted)
+            losses.append(weighted.detach())
+        return torch.stack(losses).sum()
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        """Count one batch of an evaluation."""
+        images, labels = batch
+        self.metrics.update(self.probabilities(images), labels)
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        """Count one batch of an evaluation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Turn the counts into `measured`."""
+        self.measured = self.metrics.compute()
+        self.metrics.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Turn the counts into `measured`."""
+        self.on_validation_epoch_end()
+
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Class probabilities `(N, 10)`, averaged with the mirror image's where so configured."""
+        probabilities = self(images).float().softmax(dim=1)
+        if self.config.evaluation.flip_average:
+            mirrored = self(images.flip(-1)).float().softmax(dim=1)
+            probabilities = (probabilities + mirrored) / 2
+        return probabilities
+
+    def _arithmetic(self, device: torch.device) -> torch.autocast:
+        mixed = self.config.training.precision == "bf16-mixed"
+        return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that the config names, in its fused form: one kernel for all weights."""
+    weights = network.parameters()
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(
+                weights, config.lr, weight_decay=config.weight_decay, fused=True
+            )
+        case "adamw":
+            return torch.optim.AdamW(
+                weights, config.lr, weight_decay=config.weight_decay, fused=True
+            )
+        case "sgd":
+            return torch.optim.SGD(
+                weights,
+                config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                fused=True,
+            )
+
+
+def _running_average(network: nn.Module, decay: float) -> AveragedModel | None:
+    if decay == 0:
+        return None
+    # Batch norm's running statistics belong to the weights they were seen with.
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -1,0 +1,1 @@
+"""What a run leaves behind: its directory, checkpoints, lease, events and metrics. No torch."""

@@ -1,0 +1,190 @@
+"""One writer per run: a lease with a heartbeat, and an attempt number that fences off the rest.
+
+Each attempt claims the run by creating `lease/attempt-NNNN.json`, which can succeed only once.
+The highest number holds the run; its holder alone rewrites that file, to show that it lives. So
+nothing is needed of the storage but "create unless it exists", which shared file systems and
+object stores have as well, and clocks of different hosts are never compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from distcnn.errors import UserError
+from distcnn.files import create_exclusively, write_atomically
+
+TIME_TO_LIVE_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+
+
+class RunBusyError(UserError):
+    """Another living process writes to this run."""
+
+
+class LeaseLostError(UserError):
+    """A later attempt has taken the run over; this one may commit nothing more."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds, or held, a run, as its lease file tells."""
+
+    attempt: int
+    host: str
+    boot_id: str
+    pid: int
+    process_started: float
+    heartbeat: int = 0
+    released: bool = False
+
+    @classmethod
+    def this_process(cls, attempt: int) -> Self:
+        """The holder that this process would be."""
+        return cls(
+            attempt=attempt,
+            host=socket.gethostname(),
+            boot_id=_boot_id(),
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+        )
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    def encode(self) -> bytes:
+        """The lease file's content."""
+        return json.dumps(asdict(self)).encode()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it ran on this host since this host's last start."""
+        return (self.host, self.boot_id) == (socket.gethostname(), _boot_id())
+
+    @property
+    def is_alive_here(self) -> bool:
+        """Whether it is a process of this host that still runs; False for any other host."""
+        if self.released or not self.is_here:
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.process_started) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+def current_holder(directory: Path) -> Holder | None:
+    """The holder of the highest attempt, alive or not; None before the first attempt."""
+    paths = sorted(directory.glob("attempt-*.json"))
+    return Holder(**json.loads(paths[-1].read_bytes())) if paths else None
+
+
+class Lease:
+    """The right of this process to write to a run, kept alive by a thread until released."""
+
+    def __init__(self, directory: Path, holder: Holder) -> None:
+        self._directory = directory
+        self._holder = holder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._holder.attempt
+
+    @classmethod
+    def acquire(cls, directory: Path, notify: Callable[[str], None]) -> Self:
+        """Take the run over, from nobody, from a holder that released it or from a dead one.
+
+        A holder on this host is known to be dead at once; one on another host when its
+        heartbeat has stood still for `TIME_TO_LIVE_SECONDS`, which is said while waiting.
+
+        Raises:
+            RunBusyError: the holder lives.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        while True:
+            holder = current_holder(directory)
+            if holder is not None:
+                _wait_until_gone(directory, holder, notify)
+            mine = Holder.this_process(attempt=holder.attempt + 1 if holder else 1)
+            if create_exclusively(_path(directory, mine.attempt), mine.encode()):
+                return cls(directory, mine)
+
+    def check(self) -> None:
+        """Make sure that the run is still ours; to be called right before every commit.
+
+        Raises:
+            LeaseLostError: a later attempt holds the run.
+        """
+        holder = current_holder(self._directory)
+        if holder is None or holder.attempt != self.attempt:
+            raise LeaseLostError(
+                f"this run was taken over by {holder or 'nobody (its lease is gone)'};"
+                " nothing more is written from here"
+            )
+
+    def release(self) -> None:
+        """Give the run back, so that the next attempt need not wait."""
+        self._ended.set()
+        self._thread.join()
+        released = replace(self._holder, released=True)
+        write_atomically(_path(self._directory, self.attempt), released.encode())
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_HEARTBEAT_SECONDS):
+            self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1)
+            # A full disk must not end a run between checkpoints: the next beat may succeed.
+            with suppress(OSError):
+                write_atomically(_path(self._directory, self.attempt), self._holder.encode())
+
+
+def _wait_until_gone(directory: Path, holder: Holder, notify: Callable[[str], None]) -> None:
+    if holder.released or (holder.is_here and not holder.is_alive_here):
+        return
+    if holder.is_here:
+        raise RunBusyError(
+            f"{directory.parent} is being written by {holder}, which is alive;"
+            " wait for it or stop it first"
+        )
+    notify(
+        f"{directory.parent} was last written by {holder}; waiting up to"
+        f" {TIME_TO_LIVE_SECONDS:.0f} s for a sign of life"
+    )
+    deadline = time.monotonic() + TIME_TO_LIVE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        latest = current_holder(directory)
+        if latest is None or latest.released:
+            return
+        if latest != holder:
+            raise RunBusyError(
+                f"{directory.parent} is being written by {latest}, which is alive;"
+                " wait for it or stop it there first"
+            )
+
+
+def _path(directory: Path, attempt: int) -> Path:
+    return directory / f"attempt-{attempt:06d}.json"
+
+
+def _boot_id() -> str:
+    """Tells one start of this host from the next; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

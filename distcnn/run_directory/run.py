@@ -1,0 +1,177 @@
+"""The layout of a run directory, and its small documents."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distcnn import config_file
+from distcnn.config import RunConfig
+from distcnn.errors import UsageError, UserError
+from distcnn.files import write_atomically
+from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
+from distcnn.run_directory.lease import Holder, current_holder
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where everything of one run is."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config; it runs again as is."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints and their index."""
+        return self.path / "checkpoints"
+
+    @property
+    def lease(self) -> Path:
+        """Folder of the claims of all attempts."""
+        return self.path / "lease"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Learning curves."""
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def weights_path(self) -> Path:
+        """Weights of the chosen checkpoint."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def results_path(self) -> Path:
+        """How the run ended."""
+        return self.path / "results.json"
+
+    def read_config(self) -> RunConfig:
+        """The resolved config.
+
+        Raises:
+            ConfigError: it cannot be read or is not valid.
+        """
+        return config_file.load(str(self.config_path))
+
+    def write_config(self, config: RunConfig) -> None:
+        """Record the resolved config."""
+        text = yaml.safe_dump(config.to_plain(), sort_keys=False)
+        write_atomically(self.config_path, text.encode())
+
+    def read_results(self) -> dict[str, Any] | None:
+        """How the run ended; None while it has not."""
+        return _read_json(self.results_path)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Record how the run ended."""
+        write_atomically(self.results_path, _encode_json(results))
+
+    def read_provenance(self) -> dict[str, Any]:
+        """What ran, on what, when the run was started."""
+        return _read_json(self.path / "provenance.json") or {}
+
+    def write_provenance(self, provenance: dict[str, Any]) -> None:
+        """Record what runs, on what."""
+        write_atomically(self.path / "provenance.json", _encode_json(provenance))
+
+    def append_event(self, kind: str, **fields: Any) -> None:
+        """Add one line to `events.jsonl`: what happened to the run, and when (UTC)."""
+        event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind, **fields}
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def read_checkpoints(self) -> list[CheckpointRecord]:
+        """The committed checkpoints, oldest first."""
+        return read_index(self.checkpoints)
+
+    def read_holder(self) -> Holder | None:
+        """Who writes, or last wrote, this run."""
+        return current_holder(self.lease)
+
+
+def new_run(name: str, storage: Path, run_dir: Path | None) -> RunDirectory:
+    """Make the folder of a new run: `run_dir`, or else `<storage>/<name>-<time>`.
+
+    Raises:
+        UsageError: `run_dir` holds something already, or the folder cannot be made.
+    """
+    if run_dir is None:
+        return RunDirectory(_make_unique(storage.absolute(), name))
+    path = run_dir.absolute()
+    if (path / "config.yaml").exists():
+        raise UsageError(f"{run_dir} is a run already; go on with it: distcnn resume {run_dir}")
+    if path.is_dir() and any(path.iterdir()):
+        raise UsageError(f"{run_dir} is not empty and not a run; name another folder")
+    return RunDirectory(_make(path))
+
+
+def open_run(path: Path) -> RunDirectory:
+    """An existing run.
+
+    Raises:
+        UsageError: there is none at that path.
+    """
+    run = RunDirectory(path.absolute())
+    if not run.config_path.is_file():
+        what = "holds no config.yaml" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} is not a run directory: it {what}; `distcnn runs` lists runs")
+    return run
+
+
+def list_runs(storage: Path) -> list[RunDirectory]:
+    """The runs in a folder, oldest first."""
+    configs = storage.absolute().glob("*/config.yaml")
+    return [RunDirectory(path.parent) for path in sorted(configs, key=lambda p: p.stat().st_mtime)]
+
+
+def _make_unique(storage: Path, name: str) -> Path:
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    _make(storage)
+    for number in range(1, 1000):
+        path = storage / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        return path
+    raise UserError(f"{storage} holds a thousand runs named {stem}; give this one another name")
+
+
+def _make(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot make the run directory {path}: {error.strerror};"
+        " name a folder you may write to with --run-dir or storage.directory"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def _encode_json(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2) + "\n").encode()

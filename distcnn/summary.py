@@ -1,0 +1,111 @@
+"""The tables that commands end with: one run, one evaluation, all runs of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from distcnn.progress import duration
+from distcnn.run_directory.lease import Holder
+from distcnn.run_directory.run import RunDirectory
+
+
+def print_summary(path: Path, results: dict[str, Any]) -> None:
+    """How a run ended, and what to do next."""
+    table = Table(title=f"Run {results['status']}", title_justify="left", show_header=False)
+    for split in ("val", "test"):
+        if split in results:
+            table.add_row(f"{split}/accuracy", _accuracy(results[split]))
+    table.add_row("epochs", str(results["epochs"]))
+    table.add_row("training time", duration(results["train_seconds"]))
+    table.add_row("throughput", f"{results['images_per_second']:,.0f} images/s")
+    table.add_row("data", f"{results['data']['name']} ({results['data']['sha256'][:12]})")
+    table.add_row("precision", results["precision"])
+    console = Console(highlight=False)
+    console.print(table)
+    if results["reason"]:
+        console.print(results["reason"], markup=False, soft_wrap=True)
+    console.print(f"Run directory: {path}", markup=False, soft_wrap=True)
+    if results["status"] == "stopped":
+        console.print(f"Go on with: distcnn resume {path}", markup=False, soft_wrap=True)
+
+
+def print_measured(
+    split: str, epoch: int, class_names: Sequence[str], measured: dict[str, Any]
+) -> None:
+    """One evaluation, with each class."""
+    table = Table(
+        title=f"Best checkpoint (epoch {epoch}) on {measured['num_samples']:,} {split} images",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_row("accuracy", _accuracy(measured))
+    table.add_row("loss", f"{measured['loss']:.4f}")
+    table.add_row("macro F1", f"{measured['macro_f1']:.4f}")
+    table.add_row("calibration error", f"{measured['calibration_error']:.4f}")
+    table.add_section()
+    for name, accuracy in zip(class_names, measured["per_class_accuracy"], strict=True):
+        table.add_row(name, f"{accuracy:.4f}")
+    Console(highlight=False).print(table)
+
+
+def _accuracy(measured: dict[str, Any]) -> str:
+    low, high = measured["accuracy_interval_95"]
+    return f"{measured['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"
+
+
+def summarize_run(run: RunDirectory) -> dict[str, Any]:
+    """A run's place in the list: what it is, how it stands, how good it is."""
+    results = run.read_results() or {}
+    holder = run.read_holder()
+    checkpoints = run.read_checkpoints()
+    validated = [record.val_accuracy for record in checkpoints if record.val_accuracy is not None]
+    return {
+        "run": str(run.path),
+        "status": _status(results, holder),
+        "epochs": checkpoints[-1].epoch if checkpoints else 0,
+        "val_accuracy": max(validated, default=None),
+        "test_accuracy": results.get("test", {}).get("accuracy"),
+        "train_seconds": results.get("train_seconds"),
+        "data": results.get("data", {}).get("name"),
+    }
+
+
+def _status(results: dict[str, Any], holder: Holder | None) -> str:
+    """`running` while a writer is known to live; `killed` where one ended without a word."""
+    if holder is not None and holder.is_alive_here:
+        return "running"
+    if holder is not None and not holder.is_here and not holder.released:
+        return f"held by {holder.host}"
+    if holder is None or (holder.released and not results):
+        return "not started"
+    return str(results["status"]) if holder.released else "killed"
+
+
+def print_runs(rows: Sequence[dict[str, Any]]) -> None:
+    """One line a run, the newest last."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Run", "Status"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("Epochs", "val/accuracy", "test/accuracy", "Training", "Data"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        seconds = row["train_seconds"]
+        table.add_row(
+            Path(row["run"]).name,
+            row["status"],
+            str(row["epochs"]),
+            _share(row["val_accuracy"]),
+            _share(row["test_accuracy"]),
+            "" if seconds is None else duration(seconds),
+            row["data"] or "",
+        )
+    Console(highlight=False).print(table)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

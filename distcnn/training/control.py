@@ -1,0 +1,71 @@
+"""The decision at a step boundary: go on, save, or stop. Nothing acts at any other moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Literal
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens after a step."""
+
+    action: Literal["continue", "save", "stop"]
+    reason: str = ""
+    signal_number: int | None = None
+    """The signal that asked to stop, if one did."""
+
+
+CONTINUE = Decision("continue")
+
+
+class Control:
+    """Collects requests at any moment; answers at step boundaries."""
+
+    def __init__(self, checkpoint_every_steps: int | None = None) -> None:
+        self._checkpoint_every_steps = checkpoint_every_steps
+        self._stop: Decision | None = None
+
+    def request_stop(self, reason: str, signal_number: int | None = None) -> None:
+        """Have the run saved and stopped at the next step boundary."""
+        self._stop = Decision("stop", reason, signal_number)
+
+    def decide(self, step: int) -> Decision:
+        """The decision after `step` steps since the start of the run."""
+        if self._stop is not None:
+            return self._stop
+        if self._checkpoint_every_steps and step % self._checkpoint_every_steps == 0:
+            return Decision("save", "checkpoint_every_steps")
+        return CONTINUE
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Restore the process's own signal handlers at the end, whatever is set in between."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Signals belong to the main thread; whoever runs us elsewhere passes them on.
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            self.install_handlers()
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def install_handlers(self) -> None:
+        """Turn Ctrl-C and SIGTERM into requests; Lightning sets its own, so we set ours again."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # The second Ctrl-C means now.
+        self.request_stop(signal.Signals(number).name, number)

@@ -1,0 +1,71 @@
+"""Evaluating a committed checkpoint on the validation split, or the test split."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from distcnn.config import RunConfig
+from distcnn.data.dataset import Dataset
+from distcnn.data.module import ImageDataModule
+from distcnn.errors import UserError
+from distcnn.module import ImageClassifier
+from distcnn.run_directory.checkpoints import CheckpointRecord, best, read_checkpoint
+from distcnn.run_directory.run import RunDirectory
+from distcnn.training.process import build_trainer, prepare_process
+from distcnn.training.snapshot import Snapshot
+
+Split = Literal["val", "test"]
+
+# Two-sided 95 % of the normal distribution.
+_Z_95 = 1.959963984540054
+
+
+def choose_checkpoint(run: RunDirectory) -> CheckpointRecord:
+    """The checkpoint with the best validation accuracy.
+
+    Raises:
+        UserError: none has been validated yet.
+    """
+    record = best(run.read_checkpoints())
+    if record is None:
+        raise UserError(
+            f"{run.path} has no checkpoint of a finished epoch yet;"
+            f" go on with it first: distcnn resume {run.path}"
+        )
+    return record
+
+
+def evaluate(
+    config: RunConfig,
+    run: RunDirectory,
+    record: CheckpointRecord,
+    dataset: Dataset,
+    splits: list[Split],
+) -> tuple[ImageClassifier, dict[str, dict[str, Any]]]:
+    """A checkpoint's network, and what each split measures of it, by the split's name."""
+    device = prepare_process(config)
+    snapshot = Snapshot.decode(read_checkpoint(run.checkpoints, record))
+    data = ImageDataModule(dataset, config, device)
+    module = ImageClassifier(config, num_steps=record.step)
+    module.network.load_state_dict(snapshot.network)
+    if module.average is not None:
+        module.average.load_state_dict(snapshot.average)
+    return module, {split: _measure(module, data, split) for split in splits}
+
+
+def _measure(module: ImageClassifier, data: ImageDataModule, split: Split) -> dict[str, Any]:
+    trainer = build_trainer(module.config)
+    run_split = trainer.validate if split == "val" else trainer.test
+    run_split(module, datamodule=data, verbose=False)
+    measured = module.measured
+    interval = wilson_interval(measured["accuracy"], measured["num_samples"])
+    return {"accuracy": measured["accuracy"], "accuracy_interval_95": interval, **measured}
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % confidence interval of a share seen in `count` samples (Wilson, 1927)."""
+    z2 = _Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) * _Z_95 / (1 + z2 / count)
+    return centre - spread, centre + spread

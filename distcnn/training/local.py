@@ -1,0 +1,138 @@
+"""A run on this machine, from its config to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distcnn.config import RunConfig
+from distcnn.data.dataset import Dataset, load
+from distcnn.errors import UserError
+from distcnn.progress import Watcher
+from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.run import RunDirectory, new_run
+from distcnn.training import precision, provenance
+from distcnn.training.control import Control
+from distcnn.training.finalize import finalize, summarize
+from distcnn.training.fit import fit
+from distcnn.training.keeper import Outcome
+from distcnn.training.place import Place
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended, for now or for good."""
+
+    run: RunDirectory
+    outcome: Outcome
+    results: dict[str, Any]
+
+
+def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> RunResult:
+    """Train a new run on this machine and finalize it.
+
+    Raises:
+        UserError: the data cannot be had, the run directory cannot be written, ...
+    """
+    config, dataset = resolve(config, watcher)
+    run = new_run(config.name, config.storage.directory, run_dir)
+    with _leased(run, watcher) as lease:
+        run.write_provenance(provenance.collect(config, dataset))
+        # Last: a folder with a config in it is a run, which can be resumed.
+        run.write_config(config)
+        watcher.note(f"Run directory: {run.path}")
+        return _attempt(config, dataset, run, lease, watcher)
+
+
+def resume(run: RunDirectory, watcher: Watcher) -> RunResult:
+    """Go on with a run from its newest committed checkpoint.
+
+    Raises:
+        UserError: it is finished, another process writes it, or this machine cannot go on exactly.
+    """
+    config = run.read_config()
+    with _leased(run, watcher) as lease:
+        results = run.read_results()
+        if results is not None and results["status"] == "completed":
+            raise UserError(
+                f"{run.path} is finished already: test accuracy {results['test']['accuracy']:.4f}"
+                f" after {results['epochs']} epochs; nothing to resume"
+            )
+        config, dataset = resolve(config, watcher)
+        _check_same_ground(run, config, dataset, watcher)
+        return _attempt(config, dataset, run, lease, watcher)
+
+
+def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
+    """Decide, once, whatever the config leaves to the machine; load the data.
+
+    Raises:
+        UserError: the data cannot be had, or a GPU is asked for and there is none.
+    """
+    dataset = load(config.data.source, config.data.directory, watcher.note)
+    gpus = config.workers.gpus
+    if gpus is None:
+        gpus = int(torch.cuda.is_available())
+    elif gpus and not torch.cuda.is_available():
+        raise UserError(
+            "workers.gpus = 1, but torch finds no GPU on this machine; `distcnn doctor` says more"
+        )
+    chosen = config.training.precision
+    if chosen == "auto":
+        chosen, reason = precision.decide(config.model, torch.device("cuda" if gpus else "cpu"))
+        watcher.note(f"Precision: {chosen}, since {reason}")
+    resolved = config.with_values(
+        data={"source": dataset.name},
+        training={"precision": chosen},
+        workers={"cpus": config.workers.cpus or torch.get_num_threads(), "gpus": gpus},
+    )
+    return resolved, dataset
+
+
+def _attempt(
+    config: RunConfig, dataset: Dataset, run: RunDirectory, lease: Lease, watcher: Watcher
+) -> RunResult:
+    place = Place(run, lease, dataset, Control(config.training.checkpoint_every_steps), watcher)
+    run.append_event("attempt", attempt=lease.attempt)
+    outcome = fit(config, place)
+    run.append_event(outcome.status, attempt=lease.attempt, reason=outcome.reason)
+    if outcome.status == "completed":
+        return RunResult(run, outcome, finalize(config, place, outcome))
+    results = summarize(config, place, outcome)
+    lease.check()
+    run.write_results(results)
+    return RunResult(run, outcome, results)
+
+
+@contextmanager
+def _leased(run: RunDirectory, watcher: Watcher) -> Generator[Lease]:
+    lease = Lease.acquire(run.lease, watcher.note)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _check_same_ground(
+    run: RunDirectory, config: RunConfig, dataset: Dataset, watcher: Watcher
+) -> None:
+    """Refuse other data; say where another machine may give other last bits."""
+    before = run.read_provenance()
+    if dataset.sha256 != before["data"]["sha256"]:
+        raise UserError(
+            f"{run.path} was trained on other data ({before['data']['name']},"
+            f" {before['data']['sha256'][:12]}...) than is found here ({dataset.name},"
+            f" {dataset.sha256[:12]}...); set DISTCNN_DATA_DIR to the data it began with"
+        )
+    now = provenance.hardware(config)
+    for part in ("cpu", "instruction_set", "gpu"):
+        if now[part] != before["hardware"][part]:
+            watcher.note(
+                f"This run began on another {part} ({before['hardware'][part]}, here {now[part]}):"
+                " it goes on, but its last bits may differ from those of an undisturbed run"
+            )

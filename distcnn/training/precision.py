@@ -1,0 +1,62 @@
+"""Which arithmetic this device is faster with: by what it can do, by measuring only in doubt."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from distcnn.config import ModelConfig
+from distcnn.network import build_network
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+# Instruction sets with bfloat16 multiply-adds, as torch names them.
+_BF16_UNITS = ("amx_bf16", "avx512_bf16")
+_MEASURED_BATCH_SIZE = 128
+_MEASURED_STEPS = 5
+
+
+def decide(model: ModelConfig, device: torch.device) -> tuple[Precision, str]:
+    """The faster precision for training on `device`, and why."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", f"{name} has bfloat16 units"
+        return "32-true", f"{name} has no bfloat16 units"
+    units = bf16_units()
+    if units:
+        return "bf16-mixed", f"the CPU has bfloat16 units ({', '.join(units)})"
+    if torch.cpu.get_capabilities().get("architecture") == "x86_64":
+        return "32-true", "the CPU has no bfloat16 units"
+    return _measure(model)
+
+
+def bf16_units() -> list[str]:
+    """The CPU's instruction sets that multiply bfloat16 numbers, as far as torch knows them."""
+    capabilities = torch.cpu.get_capabilities()
+    return [name for name in _BF16_UNITS if capabilities.get(name)]
+
+
+def _measure(model: ModelConfig) -> tuple[Precision, str]:
+    """Time a few training steps each way, in turn; medians."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    network = build_network(model, seed=0)
+    network = network.to(memory_format=torch.channels_last)  # pyright: ignore
+    images = torch.zeros(_MEASURED_BATCH_SIZE, 1, 28, 28)
+    labels = torch.zeros(_MEASURED_BATCH_SIZE, dtype=torch.long)
+    # One round more than is counted: the first one prepares kernels.
+    for round_number in range(_MEASURED_STEPS + 1):
+        for mixed in seconds:
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                loss = functional.cross_entropy(network(images), labels)
+            loss.backward()
+            if round_number:
+                seconds[mixed].append(time.perf_counter() - started)
+    full, mixed = statistics.median(seconds[False]), statistics.median(seconds[True])
+    reason = f"measured here: {1e3 * mixed:.1f} ms a step with bfloat16, {1e3 * full:.1f} without"
+    return ("bf16-mixed" if mixed < full else "32-true"), reason

@@ -1,0 +1,73 @@
+"""What ran, on what: versions, revision, command, hardware, data."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from distcnn.config import RunConfig
+from distcnn.data.dataset import Dataset
+
+_PACKAGES = ("distcnn", "torch", "pytorch-lightning", "torchmetrics", "numpy")
+
+
+def collect(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Everything a reader needs to judge, or to repeat, the run that is about to start."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "directory": str(Path.cwd()),
+        "git": _git_revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "hardware": hardware(config),
+        "data": {"name": dataset.name, "sha256": dataset.sha256},
+    }
+
+
+def hardware(config: RunConfig) -> dict[str, Any]:
+    """The part of this machine that bears on speed and on the last bits of a result."""
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpu": cpu_name(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "cores": torch.get_num_threads(),
+        "threads": config.workers.cpus,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(0) if config.workers.gpus else None,
+    }
+
+
+def cpu_name() -> str:
+    """The CPU as its maker calls it."""
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown")
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """The revision of the checkout that this package runs from; None where it is none."""
+    package = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(package), *arguments]
+            return subprocess.run(  # noqa: S603 - fixed words
+                command, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    revision = git("rev-parse", "HEAD")
+    if revision is None or git("ls-files", "--error-unmatch", str(package / "__init__.py")) is None:
+        return None
+    return {"revision": revision, "modified": bool(git("status", "--porcelain", "-uno"))}

@@ -1,0 +1,118 @@
+"""A checkpoint's content: tensors and a few numbers as safetensors, which holds no code to run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+Tensors = dict[str, torch.Tensor]
+
+# The numbers travel as the bytes of a JSON text, in a tensor of their own.
+_COUNTERS = "counters"
+
+
+@dataclass
+class Counters:
+    """How far a run has come, but for its tensors."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Steps done in the current epoch."""
+    train_seconds: float = 0.0
+    """Time spent in training steps, over all attempts, as far as it is in the result."""
+    num_images: int = 0
+    """Images trained on in that time."""
+    best_epoch: int = 0
+    """Epochs finished when the validation accuracy was best."""
+    best_accuracy: float = -1.0
+    epoch_loss_sum: float = 0.0
+    """Over the steps of the current epoch whose loss has been looked at."""
+    interval_losses: list[float] = field(default_factory=list[float])
+    """Of the steps since the last row of `metrics.csv`."""
+
+
+@dataclass
+class Snapshot:
+    """What a checkpoint holds."""
+
+    counters: Counters
+    network: Tensors
+    optimizer: Tensors
+    average: Tensors = field(default_factory=dict[str, torch.Tensor])
+    """The running average of the weights; empty where the config asks for none."""
+
+    def encode(self) -> bytes:
+        """The checkpoint's content."""
+        text = json.dumps(asdict(self.counters)).encode()
+        groups = {"network": self.network, "optimizer": self.optimizer, "average": self.average}
+        tensors: Tensors = {
+            f"{group}.{name}": tensor.detach().cpu().contiguous()
+            for group, members in groups.items()
+            for name, tensor in members.items()
+        }
+        tensors[_COUNTERS] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return save_safetensors(tensors)
+
+    @classmethod
+    def decode(cls, content: bytes) -> Snapshot:
+        """What `encode` was given, on the CPU."""
+        tensors = load_safetensors(content)
+        return cls(
+            counters=Counters(**json.loads(bytes(tensors[_COUNTERS].tolist()))),
+            network=_group(tensors, "network"),
+            optimizer=_group(tensors, "optimizer"),
+            average=_group(tensors, "average"),
+        )
+
+
+def _group(tensors: Tensors, group: str) -> Tensors:
+    prefix = f"{group}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's state as `<number of the weight>.<name>`; none before the first step."""
+    return {
+        f"{number}.{name}": value
+        for number, weight in enumerate(_weights(optimizer))
+        for name, value in optimizer.state.get(weight, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    weights = _weights(optimizer)
+    for path, value in tensors.items():
+        number, _, name = path.partition(".")
+        weight = weights[int(number)]
+        # The fused kernels walk a weight and its state in memory order: both need one layout.
+        target = torch.empty_like(weight) if value.shape == weight.shape else value
+        optimizer.state[weight][name] = target.copy_(value).to(weight.device)
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def weights_sha256(tensors: Mapping[str, Any]) -> str:
+    """The digest of a state dict: each tensor's name, type, shape and bytes, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
