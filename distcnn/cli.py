@@ -171,9 +171,9 @@ def _conclude(result: RunResult) -> int:
     from distcnn.summary import print_summary
 
     print_summary(result.run.path, result.results)
-    if result.outcome.status == "stopped":
-        return 128 + (result.outcome.signal_number or 0)
-    return 0 if result.outcome.status == "completed" else 1
+    if result.signal_number is not None:
+        return 128 + result.signal_number
+    return 0 if result.results["status"] == "completed" else 1
 
 
 def _evaluate(options: argparse.Namespace) -> int:

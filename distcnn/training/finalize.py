@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from safetensors.torch import save as save_safetensors
@@ -53,6 +54,7 @@ def summarize(config: RunConfig, place: Place, outcome: Outcome) -> dict[str, An
         "attempts": place.lease.attempt,
         "train_seconds": round(counters.train_seconds, 3),
         "images_per_second": round(counters.num_images / max(counters.train_seconds, 1e-9), 1),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "num_parameters": sum(layer.num_parameters for layer in config.model.layers),
         "precision": config.training.precision,
         "data": {"name": place.dataset.name, "sha256": place.dataset.sha256},

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import psutil
 import pytorch_lightning as pl
 import torch
 
@@ -76,6 +77,7 @@ class RunKeeper(pl.Callback):
         self._tensorboard = TensorBoardLog(place.run.tensorboard, self._log.rows)
         self._unread_losses: list[torch.Tensor] = []
         self._clock_started = 0.0
+        self._is_first_step = True
         self._row_written_at = self.counters.train_seconds, self.counters.num_images
 
     @property
@@ -115,6 +117,8 @@ class RunKeeper(pl.Callback):
     ) -> None:
         """A step boundary."""
         self._unread_losses.append(outputs["loss"])
+        if self._is_first_step:
+            self._record_first_step()
         self.counters.step += 1
         self.counters.num_images += len(batch)
         if self.counters.step == self._data.order.steps_per_epoch:
@@ -151,6 +155,17 @@ class RunKeeper(pl.Callback):
     @property
     def _global_step(self) -> int:
         return self.counters.epoch * self._data.order.steps_per_epoch + self.counters.step
+
+    def _record_first_step(self) -> None:
+        """Note how long the user waited for this attempt to get going."""
+        self._is_first_step = False
+        self._unread_losses[0].item()  # Waits for the device.
+        seconds = time.time() - psutil.Process().create_time()
+        self._place.run.append_event(
+            "first_step",
+            attempt=self._place.lease.attempt,
+            seconds_since_process_start=round(seconds, 2),
+        )
 
     def _read_losses(self) -> None:
         """Fetch the losses from their device and stop the clock: this waits for the device.

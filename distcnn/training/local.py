@@ -20,7 +20,6 @@ from distcnn.training import precision, provenance
 from distcnn.training.control import Control
 from distcnn.training.finalize import finalize, summarize
 from distcnn.training.fit import fit
-from distcnn.training.keeper import Outcome
 from distcnn.training.place import Place
 
 
@@ -29,8 +28,10 @@ class RunResult:
     """A run that has ended, for now or for good."""
 
     run: RunDirectory
-    outcome: Outcome
     results: dict[str, Any]
+    """What `results.json` holds."""
+    signal_number: int | None = None
+    """The signal that stopped it, if one did."""
 
 
 def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> RunResult:
@@ -50,19 +51,17 @@ def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> R
 
 
 def resume(run: RunDirectory, watcher: Watcher) -> RunResult:
-    """Go on with a run from its newest committed checkpoint.
+    """Go on with a run from its newest committed checkpoint; a finished one is left as it is.
 
     Raises:
-        UserError: it is finished, another process writes it, or this machine cannot go on exactly.
+        UserError: another process writes it, or what it was trained on is not to be had here.
     """
     config = run.read_config()
     with _leased(run, watcher) as lease:
         results = run.read_results()
         if results is not None and results["status"] == "completed":
-            raise UserError(
-                f"{run.path} is finished already: test accuracy {results['test']['accuracy']:.4f}"
-                f" after {results['epochs']} epochs; nothing to resume"
-            )
+            watcher.note("This run is finished: there is nothing left to do, and nothing was done")
+            return RunResult(run, results)
         config, dataset = resolve(config, watcher)
         _check_same_ground(run, config, dataset, watcher)
         return _attempt(config, dataset, run, lease, watcher)
@@ -102,11 +101,11 @@ def _attempt(
     outcome = fit(config, place)
     run.append_event(outcome.status, attempt=lease.attempt, reason=outcome.reason)
     if outcome.status == "completed":
-        return RunResult(run, outcome, finalize(config, place, outcome))
+        return RunResult(run, finalize(config, place, outcome))
     results = summarize(config, place, outcome)
     lease.check()
     run.write_results(results)
-    return RunResult(run, outcome, results)
+    return RunResult(run, results, outcome.signal_number)
 
 
 @contextmanager

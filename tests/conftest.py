@@ -1,0 +1,64 @@
+"""What all tests share: nothing of a test stays behind, and no skip goes unseen."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+_ALLOWED_SKIPS = Path(__file__).parents[1] / ".ci" / "allowed-skips"
+_skips: dict[str, str] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Keep the user's own cache out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "DISTCNN_CACHE_DIR" not in os.environ:
+            patch.setenv("DISTCNN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember each skip."""
+    _remember(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Remember each skip of a whole file."""
+    _remember(report)
+
+
+def _remember(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
+        _skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under `CI=true`, fail for a skip that `.ci/allowed-skips` does not list."""
+    if os.environ.get("CI") == "true" and _unexpected_skips() and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List every skipped test with its reason."""
+    if not _skips:
+        return
+    terminalreporter.section("skipped tests")
+    unexpected = _unexpected_skips()
+    for nodeid, reason in _skips.items():
+        note = "  NOT in .ci/allowed-skips" if nodeid in unexpected else ""
+        terminalreporter.line(f"{nodeid}: {reason}{note}", red=bool(note))
+
+
+def _unexpected_skips() -> list[str]:
+    lines = _ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines()
+    allowed = [line for line in lines if line and not line.startswith("#")]
+    return [
+        nodeid
+        for nodeid, reason in _skips.items()
+        if not any(re.search(pattern, reason) for pattern in allowed)
+    ]
