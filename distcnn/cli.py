@@ -184,7 +184,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from distcnn.summary import print_measured
     from distcnn.training import evaluation, local
 
-    config, dataset = local.resolve(run.read_config(), watcher())
+    # Any machine may evaluate: only training has to go on where it began.
+    config = run.read_config().with_values(workers={"gpus": None})
+    config, dataset = local.resolve(config, watcher())
     record = evaluation.choose_checkpoint(run)
     _, measured = evaluation.evaluate(config, run, record, dataset, [options.split])
     if options.json:

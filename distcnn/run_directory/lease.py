@@ -27,6 +27,8 @@ from distcnn.files import create_exclusively, write_atomically
 TIME_TO_LIVE_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 5.0
 _POLL_SECONDS = 0.5
+# A process's start is known by the wall clock, which may be set meanwhile.
+_CLOCK_STEP_SECONDS = 10.0
 
 
 class RunBusyError(UserError):
@@ -43,7 +45,7 @@ class Holder:
 
     attempt: int
     host: str
-    boot_id: str
+    namespace: str
     pid: int
     process_started: float
     heartbeat: int = 0
@@ -55,7 +57,7 @@ class Holder:
         return cls(
             attempt=attempt,
             host=socket.gethostname(),
-            boot_id=_boot_id(),
+            namespace=_process_namespace(),
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
         )
@@ -69,8 +71,8 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether it ran on this host since this host's last start."""
-        return (self.host, self.boot_id) == (socket.gethostname(), _boot_id())
+        """Whether its process number means the same here: this host, start and container."""
+        return (self.host, self.namespace) == (socket.gethostname(), _process_namespace())
 
     @property
     def is_alive_here(self) -> bool:
@@ -79,7 +81,8 @@ class Holder:
             return False
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.process_started) < 1.0
+            age_difference = abs(process.create_time() - self.process_started)
+            same = age_difference < _CLOCK_STEP_SECONDS
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
@@ -143,7 +146,9 @@ class Lease:
         self._ended.set()
         self._thread.join()
         released = replace(self._holder, released=True)
-        write_atomically(_path(self._directory, self.attempt), released.encode())
+        # On a full disk this must not hide what went wrong before: our death is seen anyway.
+        with suppress(OSError):
+            write_atomically(_path(self._directory, self.attempt), released.encode())
 
     def _beat(self) -> None:
         while not self._ended.wait(_HEARTBEAT_SECONDS):
@@ -182,9 +187,10 @@ def _path(directory: Path, attempt: int) -> Path:
     return directory / f"attempt-{attempt:06d}.json"
 
 
-def _boot_id() -> str:
-    """Tells one start of this host from the next; empty where the system does not say."""
+def _process_namespace() -> str:
+    """Tells apart the starts of a host and its containers; empty where the system does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +20,8 @@ from distcnn.errors import UsageError, UserError
 from distcnn.files import write_atomically
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
 from distcnn.run_directory.lease import Holder, current_holder
+
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,25 @@ class RunDirectory:
     def read_holder(self) -> Holder | None:
         """Who writes, or last wrote, this run."""
         return current_holder(self.lease)
+
+
+@contextmanager
+def storage_errors_explained(run: RunDirectory) -> Generator[None]:
+    """Turn a failure of the run's storage into an error that says what to do.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written any more.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            raise
+        raise UserError(
+            f"cannot write to the run directory {run.path}: {error.strerror};"
+            " what was committed is safe. Mend that (free some space, say), then:"
+            f" distcnn resume {run.path}"
+        ) from error
 
 
 def new_run(name: str, storage: Path, run_dir: Path | None) -> RunDirectory:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 from distcnn.config import RunConfig
 from distcnn.data.module import ImageDataModule
-from distcnn.errors import UserError
 from distcnn.module import ImageClassifier
 from distcnn.training.keeper import Outcome, RunKeeper, TrainingEndedError
 from distcnn.training.place import Place
 from distcnn.training.process import build_trainer, prepare_process
-
-_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
 def fit(config: RunConfig, place: Place) -> Outcome:
@@ -28,12 +23,13 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         How it ended. A stop on request and a loss that is not finite are outcomes, not errors.
 
     Raises:
-        UserError: the run directory cannot be written (any more), or the lease was lost.
+        LeaseLostError: a later attempt has taken the run over.
+        OSError: the run directory cannot be written (any more).
     """
     device = prepare_process(config)
     data = ImageDataModule(place.dataset, config, device)
     module = ImageClassifier(config, config.training.epochs * data.order.steps_per_epoch)
-    with _storage_errors_explained(place), closing(RunKeeper(place, module, data)) as keeper:
+    with closing(RunKeeper(place, module, data)) as keeper:
         if keeper.is_finished:
             return Outcome("completed", keeper.counters)
         epochs_left = config.training.epochs - keeper.counters.epoch
@@ -46,17 +42,3 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         finally:
             place.watcher.end()
         return Outcome("completed", keeper.counters)
-
-
-@contextmanager
-def _storage_errors_explained(place: Place) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRORS:
-            raise
-        raise UserError(
-            f"cannot write to the run directory {place.run.path}: {error.strerror};"
-            " what was committed is safe. Mend that (free some space, say), then:"
-            f" distcnn resume {place.run.path}"
-        ) from error

@@ -15,7 +15,7 @@ from distcnn.data.dataset import Dataset, load
 from distcnn.errors import UserError
 from distcnn.progress import Watcher
 from distcnn.run_directory.lease import Lease
-from distcnn.run_directory.run import RunDirectory, new_run
+from distcnn.run_directory.run import RunDirectory, new_run, storage_errors_explained
 from distcnn.training import precision, provenance
 from distcnn.training.control import Control
 from distcnn.training.finalize import finalize, summarize
@@ -110,11 +110,12 @@ def _attempt(
 
 @contextmanager
 def _leased(run: RunDirectory, watcher: Watcher) -> Generator[Lease]:
-    lease = Lease.acquire(run.lease, watcher.note)
-    try:
-        yield lease
-    finally:
-        lease.release()
+    with storage_errors_explained(run):
+        lease = Lease.acquire(run.lease, watcher.note)
+        try:
+            yield lease
+        finally:
+            lease.release()
 
 
 def _check_same_ground(

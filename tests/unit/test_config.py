@@ -1,0 +1,215 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from distcnn.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    StorageConfig,
+    TrainingConfig,
+    WorkersConfig,
+)
+
+COUNTS = st.integers(1, 10**9)
+FRACTIONS = st.floats(0, 1, exclude_max=True)
+FOLDERS = st.sampled_from([Path("runs"), Path("/with space/and-ä"), Path("..") / "up"])
+
+
+@st.composite
+def models(draw):
+    """Convolutions that keep the size; then 28 can be halved twice."""
+    channels = tuple(draw(st.lists(COUNTS, min_size=1, max_size=2)))
+
+    def one_or_per_block(*choices):
+        one = st.sampled_from(choices)
+        return draw(one | st.tuples(*[one for _ in channels]))
+
+    padding = one_or_per_block(0, 1, 2)
+    is_list = isinstance(padding, tuple)
+    return ModelConfig(
+        channels=channels,
+        kernel_size=tuple(2 * pixels + 1 for pixels in padding) if is_list else 2 * padding + 1,
+        padding=padding,
+        pooling=one_or_per_block("max", "average", "l2", "distance-weighted"),
+        pool_size=one_or_per_block(1, 2),
+        pool_stride=draw(st.none()),
+        activation=one_or_per_block("relu", "tanh", "sigmoid"),
+        batch_norm=draw(st.booleans()),
+    )
+
+
+def configs():
+    return st.builds(
+        RunConfig,
+        name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True),
+        seed=st.integers(0, 2**32 - 1),
+        data=st.builds(
+            DataConfig,
+            directory=st.none() | FOLDERS,
+            num_train=st.none() | COUNTS,
+            num_val=COUNTS,
+            shift=st.integers(0, 27),
+        ),
+        model=models(),
+        optimizer=st.builds(
+            OptimizerConfig,
+            lr=st.floats(0, exclude_min=True, allow_infinity=False),
+            weight_decay=st.floats(0, allow_infinity=False),
+            momentum=FRACTIONS,
+        ),
+        schedule=st.builds(ScheduleConfig, warmup_fraction=FRACTIONS),
+        training=st.builds(
+            TrainingConfig,
+            epochs=COUNTS,
+            global_batch_size=st.integers(8, 4096),
+            num_shards=st.integers(1, 8),
+            label_smoothing=FRACTIONS,
+            average_weights=FRACTIONS,
+            early_stopping=st.none() | COUNTS,
+            checkpoint_every_steps=st.none() | COUNTS,
+            keep_checkpoints=COUNTS,
+        ),
+        evaluation=st.builds(EvaluationConfig),
+        workers=st.builds(WorkersConfig, cpus=st.none() | COUNTS),
+        storage=st.builds(StorageConfig, directory=FOLDERS),
+    )
+
+
+def errors_of(values):
+    """Dotted path and type of each mistake in `values`."""
+    with pytest.raises(ValidationError) as caught:
+        RunConfig.from_plain(values)
+    return {(".".join(map(str, error["loc"])), error["type"]) for error in caught.value.errors()}
+
+
+@given(config=configs())
+def test_a_config_survives_its_travel_as_json(config):
+    travelled = json.loads(json.dumps(config.to_plain()))
+    assert RunConfig.from_plain(travelled) == config
+
+
+def test_the_default_is_valid():
+    assert RunConfig.from_plain({}) == RunConfig()
+
+
+@pytest.mark.parametrize("section", [None, "data", "model", "training"])
+def test_no_field_can_be_set_afterwards(section):
+    config = RunConfig()
+    target = config if section is None else getattr(config, section)
+    field = next(iter(type(target).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(target, field, getattr(target, field))
+
+
+def test_unknown_fields_are_refused_in_every_section():
+    sections = [name for name, value in RunConfig() if isinstance(value, BaseModel)]
+    assert errors_of({"nonsense": 1} | {name: {"nonsense": 1} for name in sections}) == {
+        ("nonsense", "extra_forbidden"),
+        *((f"{name}.nonsense", "extra_forbidden") for name in sections),
+    }
+
+
+def test_every_field_explains_itself():
+    sections = [value for _, value in RunConfig() if isinstance(value, BaseModel)]
+    unexplained = [
+        f"{type(owner).__name__}.{name}"
+        for owner in [RunConfig(), *sections]
+        for name, info in type(owner).model_fields.items()
+        if not info.description and not isinstance(getattr(owner, name), BaseModel)
+    ]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("training", "epochs", "3"),
+        ("training", "epochs", 3.0),
+        ("training", "epochs", True),
+        ("training", "epochs", 0),
+        ("training", "epochs", None),
+        ("training", "label_smoothing", 1.0),
+        ("training", "average_weights", -0.1),
+        ("optimizer", "lr", "1e-4"),
+        ("optimizer", "lr", True),
+        ("optimizer", "lr", 0),
+        ("optimizer", "lr", float("nan")),
+        ("optimizer", "lr", float("inf")),
+        ("data", "flip", 1),
+        ("data", "shift", 28),
+        ("data", "source", "mnist"),
+        ("workers", "gpus", 2),
+    ],
+)
+def test_nothing_is_guessed(section, field, value):
+    [(path, _)] = errors_of({section: {field: value}})
+    assert path == f"{section}.{field}"
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "a\n", "x" * 101, 5])
+def test_a_name_that_makes_no_folder_is_refused(name):
+    [(path, _)] = errors_of({"name": name})
+    assert path == "name"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_a_seed_is_a_32_bit_number(seed):
+    [(path, _)] = errors_of({"seed": seed})
+    assert path == "seed"
+
+
+def test_a_single_value_holds_for_all_blocks_and_a_list_for_one_each():
+    model = ModelConfig(channels=(4, 5, 6), kernel_size=(1, 3, 5), padding=(0, 1, 2), pool_size=1)
+    assert [block.channels for block in model.blocks] == [4, 5, 6]
+    assert [block.kernel_size for block in model.blocks] == [1, 3, 5]
+    assert [block.padding for block in model.blocks] == [0, 1, 2]
+    assert [block.pool_size for block in model.blocks] == [1, 1, 1]
+
+
+def test_the_pooling_windows_touch_by_default():
+    model = ModelConfig(channels=(4, 5), pool_size=(2, 7))
+    assert [block.pool_stride for block in model.blocks] == [2, 7]
+
+
+def test_the_pooling_windows_may_overlap():
+    model = ModelConfig(channels=(4,), pool_size=4, pool_stride=2)
+    assert [layer.output.size for layer in model.layers] == [28, 28, 28, 13, 1]
+
+
+@pytest.mark.parametrize("field", ["kernel_size", "stride", "pool_size", "padding", "pool_stride"])
+@pytest.mark.parametrize("num_values", [0, 1, 3])
+def test_a_list_has_one_value_per_block(field, num_values):
+    with pytest.raises(ValidationError, match=f"{field} has {num_values} values for 2 blocks"):
+        ModelConfig(channels=(16, 32), **{field: (1,) * num_values})
+
+
+def test_a_network_whose_volumes_do_not_come_out_whole_is_refused():
+    with pytest.raises(ValidationError, match=r"Conv 1: .* = \(28 - 5 \+ 2\*2\)/2 \+ 1 = 14\.5"):
+        ModelConfig(stride=2)
+
+
+def test_a_shard_has_an_image():
+    with pytest.raises(ValidationError, match="num_shards = 9 exceeds global_batch_size = 8"):
+        TrainingConfig(global_batch_size=8, num_shards=9)
+
+
+def test_with_values_replaces_some_fields_in_a_copy():
+    config = RunConfig()
+    changed = config.with_values(training={"epochs": 7}, data={"flip": True})
+    assert (changed.training.epochs, changed.data.flip) == (7, True)
+    assert (
+        changed.with_values(training={"epochs": 3}, data={"flip": False}) == config == RunConfig()
+    )
+
+
+def test_with_values_validates_again():
+    with pytest.raises(ValidationError, match=r"training\.epochs"):
+        RunConfig().with_values(training={"epochs": 0})
