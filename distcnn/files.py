@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from distcnn.errors import UserError
+
+
+class DamagedFileError(UserError):
+    """A file of a run is not what distcnn wrote."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged: it is not what distcnn writes there")
+
 
 # A leftover of a killed writer is recognised, and cleared, by this beginning of its name.
 TEMPORARY_PREFIX = ".tmp-"
@@ -21,6 +33,18 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     sync_directory(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours holds.
+
+    Raises:
+        DamagedFileError: it holds no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedFileError(path) from error
 
 
 def create_exclusively(path: Path, content: bytes) -> bool:

@@ -63,7 +63,9 @@ class Watcher(Protocol):
 
 def watcher() -> Watcher:
     """The one that fits this process's output."""
-    return TerminalWatcher() if sys.stderr.isatty() else PlainWatcher()
+    if not sys.stderr.isatty():
+        return PlainWatcher()
+    return TerminalWatcher(Console(stderr=True, highlight=False))
 
 
 class PlainWatcher:
@@ -104,8 +106,8 @@ class PlainWatcher:
 class TerminalWatcher:
     """A bar for the current epoch; finished epochs scroll up above it."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[num_epochs]}"),
             BarColumn(bar_width=24),

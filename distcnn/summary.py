@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from distcnn.files import DamagedFileError
 from distcnn.progress import duration
 from distcnn.run_directory.lease import Holder
 from distcnn.run_directory.run import RunDirectory
@@ -60,6 +61,13 @@ def _accuracy(measured: dict[str, Any]) -> str:
 
 def summarize_run(run: RunDirectory) -> dict[str, Any]:
     """A run's place in the list: what it is, how it stands, how good it is."""
+    try:
+        return _summarize(run)
+    except DamagedFileError as error:
+        return {"run": str(run.path), "status": "damaged", "reason": str(error)}
+
+
+def _summarize(run: RunDirectory) -> dict[str, Any]:
     results = run.read_results() or {}
     holder = run.read_holder()
     checkpoints = run.read_checkpoints()
@@ -94,17 +102,21 @@ def print_runs(rows: Sequence[dict[str, Any]]) -> None:
     for heading in ("Epochs", "val/accuracy", "test/accuracy", "Training", "Data"):
         table.add_column(heading, justify="right")
     for row in rows:
-        seconds = row["train_seconds"]
+        seconds = row.get("train_seconds")
         table.add_row(
             Path(row["run"]).name,
             row["status"],
-            str(row["epochs"]),
-            _share(row["val_accuracy"]),
-            _share(row["test_accuracy"]),
+            str(row.get("epochs", "")),
+            _share(row.get("val_accuracy")),
+            _share(row.get("test_accuracy")),
             "" if seconds is None else duration(seconds),
-            row["data"] or "",
+            row.get("data") or "",
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for row in rows:
+        if row["status"] == "damaged":
+            console.print(row["reason"], markup=False, soft_wrap=True)
 
 
 def _share(value: float | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distcnn.errors import UserError
-from distcnn.files import clear_leftovers, write_atomically
+from distcnn.files import DamagedFileError, clear_leftovers, read_json, write_atomically
 from distcnn.run_directory.lease import Lease
 
 
@@ -41,11 +41,18 @@ class CheckpointRecord:
 
 
 def read_index(directory: Path) -> list[CheckpointRecord]:
-    """All checkpoints that are committed and kept, oldest first."""
+    """All checkpoints that are committed and kept, oldest first.
+
+    Raises:
+        DamagedFileError: the index cannot be read.
+    """
     indexes = sorted(directory.glob("index-*.json"))
     if not indexes:
         return []
-    return [CheckpointRecord(**entry) for entry in json.loads(indexes[-1].read_bytes())]
+    try:
+        return [CheckpointRecord(**entry) for entry in read_json(indexes[-1])]
+    except TypeError as error:
+        raise DamagedFileError(indexes[-1]) from error
 
 
 def read_checkpoint(directory: Path, record: CheckpointRecord) -> bytes:

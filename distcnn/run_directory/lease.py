@@ -22,7 +22,7 @@ from typing import Self
 import psutil
 
 from distcnn.errors import UserError
-from distcnn.files import create_exclusively, write_atomically
+from distcnn.files import DamagedFileError, create_exclusively, read_json, write_atomically
 
 TIME_TO_LIVE_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 5.0
@@ -89,9 +89,18 @@ class Holder:
 
 
 def current_holder(directory: Path) -> Holder | None:
-    """The holder of the highest attempt, alive or not; None before the first attempt."""
+    """The holder of the highest attempt, alive or not; None before the first attempt.
+
+    Raises:
+        DamagedFileError: the claim cannot be read.
+    """
     paths = sorted(directory.glob("attempt-*.json"))
-    return Holder(**json.loads(paths[-1].read_bytes())) if paths else None
+    if not paths:
+        return None
+    try:
+        return Holder(**read_json(paths[-1]))
+    except TypeError as error:
+        raise DamagedFileError(paths[-1]) from error
 
 
 class Lease:

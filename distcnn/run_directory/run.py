@@ -17,7 +17,7 @@ import yaml
 from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
-from distcnn.files import write_atomically
+from distcnn.files import read_json, write_atomically
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
 from distcnn.run_directory.lease import Holder, current_holder
 
@@ -194,7 +194,7 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_bytes()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def _encode_json(document: dict[str, Any]) -> bytes:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -160,3 +161,22 @@ def test_what_trains_nothing_imports_nothing_heavy(arguments, code, tmp_path):
         check=True,
     )
     assert json.loads(process.stdout.splitlines()[-1]) == [code, []]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the output is flushed only after `main`, which ends with 120"
+)
+@pytest.mark.parametrize("arguments", [["--help"], ["describe"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    reading_end, writing_end = os.pipe()
+    os.close(reading_end)
+    with os.fdopen(writing_end, "w") as output:
+        process = subprocess.run(
+            [sys.executable, "-m", "distcnn.cli", *arguments],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (process.returncode, process.stderr) == (0, "")

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -90,6 +90,7 @@ def errors_of(values):
     return {(".".join(map(str, error["loc"])), error["type"]) for error in caught.value.errors()}
 
 
+@settings(max_examples=50)
 @given(config=configs())
 def test_a_config_survives_its_travel_as_json(config):
     travelled = json.loads(json.dumps(config.to_plain()))

@@ -77,7 +77,7 @@ def test_all_measures_agree_with_plain_computations(seed):
     )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 100),
     cuts=st.lists(st.integers(1, 199), unique=True, max_size=8).map(sorted),

@@ -87,6 +87,14 @@ def test_a_sample_s_augmentation_does_not_depend_on_its_batch(images, order, siz
     assert torch.equal(torch.cat(alone), together)
 
 
+def test_augmented_images_are_those_of_every_earlier_version():
+    images = (torch.arange(1000 * 28 * 28) % 251).to(torch.uint8).reshape(1000, 1, 28, 28)
+    augmented = augment(images, bits_of(range(1000)), flip=True, shift=SHIFT)
+    assert hashlib.sha256(augmented.numpy().tobytes()).hexdigest() == (
+        "4d9f238981ea582b0c731d2e1581856726a8b3951258092142075de0b8ab5b2b"
+    )
+
+
 def test_without_flip_and_shift_nothing_is_done(images):
     assert torch.equal(augment(images, bits_of(range(40)), flip=False, shift=0), images)
 
@@ -112,30 +120,24 @@ def test_each_image_is_shifted_within_bounds_and_zeros_come_in(images):
 
 @pytest.mark.parametrize("shift", [1, 27])
 def test_the_largest_shift_is_reached_in_both_directions(shift):
-    pixel = torch.zeros(20_000, 1, 28, 28, dtype=torch.uint8)
-    rows = torch.arange(28)[:, None].expand(28, 28)
-    pixel[:] = rows + 1
-    augmented = augment(pixel, bits_of(range(20_000)), flip=False, shift=shift)
-    top_rows = augmented[:, 0, 0].amax(dim=1).int()
-    bottom_rows = augmented[:, 0, -1].amax(dim=1).int()
-    assert top_rows.max() == 1 + shift
-    assert bottom_rows.max() == 28
-    assert bottom_rows[bottom_rows > 0].min() == 28 - shift
+    # Each row is as bright as its number, from 1.
+    rows = torch.arange(1, 29, dtype=torch.uint8)[:, None].expand(20_000, 1, 28, 28)
+    shifted = augment(rows, bits_of(range(20_000)), flip=False, shift=shift)
+    top, bottom = shifted[:, 0, 0].amax(dim=1), shifted[:, 0, -1].amax(dim=1)
+    assert top.max() == 1 + shift  # moved up by all of it
+    assert bottom[bottom > 0].min() == 28 - shift  # moved down by all of it
 
 
 def test_mirrors_and_shifts_are_uniform_and_independent():
     num_samples = 50_000
-    size = 2 * SHIFT + 1
-    # A frame as small as the shifts, its one bright pixel right of the centre when not mirrored.
-    pixel = torch.zeros(1, 1, size + 2, size + 2, dtype=torch.uint8)
-    pixel[0, 0, SHIFT + 1, SHIFT + 1] = 255
-    pixel = torch.nn.functional.pad(pixel, (0, 1 + size, 0, 0))
-    pixel = torch.nn.functional.pad(pixel, (0, 0, 0, 1 + size))
+    # So far left of the middle that no shift takes a mirrored pixel where another one may be.
+    pixel = torch.zeros(1, 1, 13, 13, dtype=torch.uint8)
+    pixel[0, 0, 6, 3] = 255
     augmented = augment(
         pixel.expand(num_samples, -1, -1, -1), bits_of(range(num_samples)), flip=True, shift=SHIFT
     )
     places, counts = augmented.flatten(1).argmax(dim=1).unique(return_counts=True)
-    num_outcomes = 2 * size**2
+    num_outcomes = 2 * len(SHIFTS)
     assert len(places) == num_outcomes
     expected = num_samples / num_outcomes
     chi_square = ((counts - expected) ** 2 / expected).sum().item()

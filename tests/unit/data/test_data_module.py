@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from distcnn.data.augmentation import augment, sample_bits
 from distcnn.data.module import ImageDataModule, Position, to_float
 
 CPU = torch.device("cpu")
@@ -56,13 +57,14 @@ def test_a_loader_says_how_many_batches_are_left(build):
     assert len(data.train_dataloader()) == 1
 
 
-def test_each_epoch_is_augmented_anew(build):
-    data = build(data={"shift": 5})
-    plain = build()
-    for epoch in (0, 1):
-        [augmented], [original] = batches_from(data, epoch, 3), batches_from(plain, epoch, 3)
-        assert torch.equal(augmented.labels, original.labels)
-        assert not torch.equal(augmented.pixels, original.pixels)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_each_sample_is_augmented_by_seed_epoch_and_its_number(build, tiny_config, epoch):
+    data = build(data={"flip": True, "shift": 3})
+    for batch, plain in zip(batches_from(data, epoch), batches_from(build(), epoch), strict=True):
+        step = batch.step % data.order.steps_per_epoch
+        ids = torch.from_numpy(data.order.sample_ids(epoch, step))
+        bits = sample_bits(tiny_config.seed, epoch, ids)
+        assert torch.equal(batch.pixels, augment(plain.pixels, bits, flip=True, shift=3))
 
 
 def test_the_number_of_shards_does_not_change_the_batches(build):

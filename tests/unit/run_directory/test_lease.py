@@ -1,0 +1,239 @@
+"""One writer per run, whoever dies, hangs or comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distcnn.files import DamagedFileError, write_atomically
+from distcnn.run_directory import lease as lease_module
+from distcnn.run_directory.lease import (
+    Holder,
+    Lease,
+    LeaseLostError,
+    RunBusyError,
+    current_holder,
+)
+
+HOLD_UNTIL_KILLED = """
+import sys, time
+from pathlib import Path
+from distcnn.run_directory.lease import Lease
+Lease.acquire(Path(sys.argv[1]), print)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+TAKE_PART_IN_A_RACE = """
+import sys
+from pathlib import Path
+from distcnn.run_directory.lease import Lease, RunBusyError
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    lease = Lease.acquire(Path(sys.argv[1]), print)
+    print("won", flush=True)
+except RunBusyError:
+    print("refused", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holding_process(tmp_path: Path):
+    """Another process that holds the lease in `tmp_path`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD_UNTIL_KILLED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def acquire(directory: Path, notify: Callable[[str], None] = print) -> Lease:
+    return Lease.acquire(directory, notify)
+
+
+def claim_for_another_host(directory: Path, attempt: int = 1, heartbeat: int = 0) -> Holder:
+    """A claim as a process on another machine would have left it."""
+    holder = replace(Holder.this_process(attempt), host="elsewhere", heartbeat=heartbeat)
+    write_atomically(directory / f"attempt-{attempt:06d}.json", holder.encode())
+    return holder
+
+
+def test_attempts_are_counted(tmp_path: Path) -> None:
+    for expected in (1, 2, 3):
+        lease = acquire(tmp_path)
+        assert lease.attempt == expected
+        lease.release()
+
+
+def test_a_living_holder_on_this_host_is_respected(
+    tmp_path: Path, holding_process: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(
+        RunBusyError, match=f"process {holding_process.pid} on {os.uname().nodename}"
+    ):
+        acquire(tmp_path)
+
+
+def test_a_stopped_process_still_lives(
+    tmp_path: Path, holding_process: subprocess.Popen[str]
+) -> None:
+    holding_process.send_signal(signal.SIGSTOP)
+    with pytest.raises(RunBusyError):
+        acquire(tmp_path)
+
+
+def test_a_killed_holder_on_this_host_is_replaced_at_once(
+    tmp_path: Path, holding_process: subprocess.Popen[str]
+) -> None:
+    holding_process.kill()
+    holding_process.wait()
+    started = time.monotonic()
+    lease = acquire(tmp_path)
+    assert time.monotonic() - started < 1
+    assert lease.attempt == 2
+    lease.release()
+
+
+def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
+    mine = Holder.this_process(1)
+    earlier = replace(mine, process_started=mine.process_started - 3600)
+    write_atomically(tmp_path / "attempt-000001.json", earlier.encode())
+    lease = acquire(tmp_path)
+    assert lease.attempt == 2
+    lease.release()
+
+
+def test_a_silent_holder_elsewhere_is_waited_for_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "TIME_TO_LIVE_SECONDS", 0.3)
+    monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.05)
+    claim_for_another_host(tmp_path)
+    said: list[str] = []
+    started = time.monotonic()
+    lease = acquire(tmp_path, said.append)
+    assert time.monotonic() - started >= 0.3
+    assert lease.attempt == 2
+    assert "elsewhere" in said[0]
+    lease.release()
+
+
+def test_a_beating_holder_elsewhere_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.05)
+    claim_for_another_host(tmp_path)
+    with pytest.raises(RunBusyError, match="elsewhere"):
+        acquire(tmp_path, lambda _: claim_for_another_host(tmp_path, heartbeat=1) and None)
+
+
+def test_a_holder_that_lost_the_run_may_not_commit(tmp_path: Path) -> None:
+    lease = acquire(tmp_path)
+    lease.check()
+    claim_for_another_host(tmp_path, attempt=2)
+    with pytest.raises(LeaseLostError, match="elsewhere"):
+        lease.check()
+    lease.release()
+
+
+def test_the_heartbeat_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_SECONDS", 0.02)
+    lease = acquire(tmp_path)
+    deadline = time.monotonic() + 5
+    while True:
+        holder = current_holder(tmp_path)
+        assert holder is not None
+        if holder.heartbeat >= 2:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lease.release()
+    holder = current_holder(tmp_path)
+    assert holder is not None
+    assert holder.released
+
+
+def test_of_many_at_once_exactly_one_wins(tmp_path: Path) -> None:
+    """All live until the end, so every other one has to be refused."""
+    command = [sys.executable, "-c", TAKE_PART_IN_A_RACE, str(tmp_path)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    outcomes: list[str] = []
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        assert process.stdout is not None
+        outcomes.append(process.stdout.readline().strip())
+    for process in processes:
+        process.communicate("end\n")
+    assert sorted(outcomes) == ["refused"] * 7 + ["won"]
+
+
+def test_a_damaged_claim_is_named(tmp_path: Path) -> None:
+    (tmp_path / "attempt-000001.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=r"attempt-000001\.json"):
+        acquire(tmp_path)
+    (tmp_path / "attempt-000001.json").write_text(json.dumps({"who": 1}), encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=r"attempt-000001\.json"):
+        acquire(tmp_path)
+
+
+@given(st.lists(st.sampled_from(["acquire", "release", "usurp"]), max_size=12))
+def test_at_most_one_lease_is_valid_whatever_happens(
+    tmp_path_factory: pytest.TempPathFactory, moves: list[str]
+) -> None:
+    """`usurp` is a later attempt elsewhere, which took this process for dead."""
+    directory = tmp_path_factory.mktemp("lease")
+    leases: list[Lease] = []
+    for move in moves:
+        holder = current_holder(directory)
+        if move == "acquire" and (holder is None or holder.released):
+            leases.append(acquire(directory))
+        elif move == "release" and leases:
+            leases[-1].release()
+        elif move == "usurp":
+            attempt = holder.attempt + 1 if holder else 1
+            claim_for_another_host(directory, attempt)
+            write_atomically(
+                directory / f"attempt-{attempt:06d}.json",
+                replace(Holder.this_process(attempt), released=True).encode(),
+            )
+        valid = [lease for lease in leases if _is_valid(lease)]
+        assert len(valid) <= 1
+        assert all(lease is leases[-1] for lease in valid)
+    for lease in leases:
+        lease.release()
+
+
+def _is_valid(lease: Lease) -> bool:
+    try:
+        lease.check()
+    except LeaseLostError:
+        return False
+    return True

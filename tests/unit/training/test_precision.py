@@ -1,0 +1,34 @@
+"""The precision is decided by what the device can do, and measured only in doubt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distcnn.config import ModelConfig
+from distcnn.training import precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "amx_bf16": True}, "bf16-mixed"),
+        ({"architecture": "x86_64", "avx512_bf16": True}, "bf16-mixed"),
+        ({"architecture": "x86_64", "avx2": True}, "32-true"),
+    ],
+)
+def test_a_cpu_that_says_what_it_has_is_believed(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.delattr(precision, "_measure")
+    assert precision.decide(ModelConfig(), CPU)[0] == expected
+
+
+def test_another_kind_of_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
+    chosen, reason = precision.decide(ModelConfig(channels=(2,)), CPU)
+    assert chosen in ("32-true", "bf16-mixed")
+    assert "measured" in reason
