@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import torch
+
 from distcnn.config import RunConfig
 from distcnn.data.module import ImageDataModule
 from distcnn.module import ImageClassifier
@@ -20,7 +22,8 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         place: where, and with which data.
 
     Returns:
-        How it ended. A stop on request and a loss that is not finite are outcomes, not errors.
+        How it ended. A stop on request, a loss that is not finite and a batch that does not fit
+        into memory are outcomes, not errors.
 
     Raises:
         LeaseLostError: a later attempt has taken the run over.
@@ -39,6 +42,24 @@ def fit(config: RunConfig, place: Place) -> Outcome:
                 trainer.fit(module, datamodule=data)
         except TrainingEndedError as ended:
             return ended.outcome
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return Outcome("failed", keeper.counters, _out_of_memory_remedy(config))
         finally:
             place.watcher.end()
         return Outcome("completed", keeper.counters)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory; on a CPU only its words tell."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory_remedy(config: RunConfig) -> str:
+    training = config.training
+    return (
+        f"out of memory for a batch of {training.global_batch_size} images in"
+        f" {training.num_shards} shard(s). Set training.num_shards={2 * training.num_shards} or"
+        " more: a batch takes the memory of one of its shards; or lower global_batch_size"
+    )

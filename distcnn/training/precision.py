@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from distcnn import onednn
 from distcnn.config import ModelConfig
 from distcnn.network import build_network
 
@@ -30,7 +31,7 @@ def decide(model: ModelConfig, device: torch.device) -> tuple[Precision, str]:
     units = bf16_units()
     if units:
         return "bf16-mixed", f"the CPU has bfloat16 units ({', '.join(units)})"
-    if torch.cpu.get_capabilities().get("architecture") == "x86_64":
+    if torch.cpu.get_capabilities().get("architecture") == "x86_64" or not onednn.is_available():
         return "32-true", "the CPU has no bfloat16 units"
     return _measure(model)
 
@@ -45,15 +46,15 @@ def _measure(model: ModelConfig) -> tuple[Precision, str]:
     """Time a few training steps each way, in turn; medians."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
     network = build_network(model, seed=0)
-    network = network.to(memory_format=torch.channels_last)  # pyright: ignore
     images = torch.zeros(_MEASURED_BATCH_SIZE, 1, 28, 28)
     labels = torch.zeros(_MEASURED_BATCH_SIZE, dtype=torch.long)
     # One round more than is counted: the first one prepares kernels.
     for round_number in range(_MEASURED_STEPS + 1):
         for mixed in seconds:
             started = time.perf_counter()
+            dtype = torch.bfloat16 if mixed else torch.float32
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                loss = functional.cross_entropy(network(images), labels)
+                loss = functional.cross_entropy(onednn.run(network, images, dtype), labels)
             loss.backward()
             if round_number:
                 seconds[mixed].append(time.perf_counter() - started)

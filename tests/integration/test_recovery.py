@@ -225,6 +225,31 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     assert "step" in again
 
 
+# Runs the command in a process that may not have more memory than this.
+WITH_LITTLE_MEMORY = """
+import resource, sys
+import torch, pytorch_lightning
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, now + 2**30))
+from distcnn.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_batch_larger_than_memory_is_computed_shard_by_shard(tmp_path: Path) -> None:
+    """16 maps of 28 x 28 numbers each for 12,800 images are 642 MB, several times over."""
+    command = [sys.executable, "-c", WITH_LITTLE_MEMORY]
+    overrides = ["data.num_train=12800", "training.global_batch_size=12800"]
+
+    def arguments(run: str, *more: str) -> list[str]:
+        return train_command(tmp_path / run, *overrides, *more)[3:]
+
+    output = finish([*command, *arguments("whole")], expected=1)
+    assert "training.num_shards=2" in output
+    assert "Traceback" not in output
+    finish([*command, *arguments("shards", "training.num_shards=50")])
+
+
 def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
     process = start_and_reach(train_command(run), run, num_saves=4)

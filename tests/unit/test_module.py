@@ -3,6 +3,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional
 
+from distcnn import onednn
 from distcnn.data.module import ImageDataModule, to_float
 from distcnn.module import ImageClassifier
 from distcnn.network import build_network
@@ -92,11 +93,12 @@ def test_unsharded_steps_are_those_of_a_plain_loop_to_the_last_bit(train, name):
     module, recorded = train(
         optimizer={"name": name, "lr": 0.01, "weight_decay": 0.1, "momentum": 0.5}
     )
-    network = fresh_network(module.config)
+    network = build_network(module.config.model, module.config.seed)
     optimizer = OPTIMIZERS[name](network.parameters())
     for batch in recorded.batches:
         optimizer.zero_grad()
-        functional.cross_entropy(network(to_float(batch.pixels)), batch.labels).backward()
+        scores = onednn.run(network, to_float(batch.pixels), torch.float32)
+        functional.cross_entropy(scores, batch.labels).backward()
         optimizer.step()
     for tensor_name, tensor in network.state_dict().items():
         assert torch.equal(module.network.state_dict()[tensor_name], tensor), tensor_name
