@@ -29,7 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: it could not be done, and the message says why. 2: what was typed is wrong.
     130, 143: stopped by Ctrl-C, SIGTERM, and saved.
+
+    Raises:
+        SystemExit: for `--help` and for words that are no command.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has seen enough; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
@@ -42,10 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("distcnn: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (`head`, say) has seen enough; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the same CNN on a laptop, on a cluster and under a sweep.",
     )
     parser.add_argument("--version", action="version", version=f"distcnn {__version__}")
+    _add_debug(parser, default=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb_name")
 
     train = _add(verbs, "train", _train, "train on this machine")
@@ -103,12 +115,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        choice = re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice:
-            words = [word.strip(" '") for word in choice[2].split(",")]
-            near = difflib.get_close_matches(choice[1], words, n=1)
+            words = [word.strip(" '") for word in choice[3].split(",")]
+            near = difflib.get_close_matches(choice[2], words, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            message = f"no {choice[1]!r} here; there is {', '.join(words)}{hint}"
+            message = f"{choice[1]}: no {choice[2]!r}; there is {', '.join(words)}{hint}"
         self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 
 
@@ -118,10 +130,17 @@ def _add(
     verb: Callable[[argparse.Namespace], int],
     summary: str,
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    description = f"{summary.capitalize()}."
+    parser = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
+    _add_debug(parser, default=argparse.SUPPRESS)
     parser.set_defaults(verb=verb)
     return parser
+
+
+def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="show the traceback of an error"
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +157,7 @@ def _load_config(options: argparse.Namespace) -> RunConfig:
     from distcnn import config_file
 
     config, overrides = options.config, options.overrides
-    if config is not None and "=" in config:
+    if config is not None and "=" in config and not Path(config).is_file():
         config, overrides = None, [config, *overrides]
     return config_file.load(config or "local", overrides)
 
@@ -146,9 +165,9 @@ def _load_config(options: argparse.Namespace) -> RunConfig:
 def _train(options: argparse.Namespace) -> int:
     config = _load_config(options)
     if options.dry_run:
-        import yaml
+        from distcnn import config_file
 
-        print(yaml.safe_dump(config.to_plain(), sort_keys=False), end="")
+        print(config_file.to_yaml(config), end="")
         return 0
     from distcnn.progress import watcher
     from distcnn.training import local

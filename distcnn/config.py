@@ -133,6 +133,12 @@ class ScheduleConfig(_Section):
     warmup_fraction: Fraction = 0.0
     """Share of the steps in which the rate rises to `optimizer.lr`."""
 
+    @model_validator(mode="after")
+    def _one_cycle_goes_up(self) -> Self:
+        if self.name == "one-cycle" and self.warmup_fraction == 0:
+            raise ValueError("one-cycle rises first: set warmup_fraction above 0, 0.25 say")
+        return self
+
 
 class TrainingConfig(_Section):
     """How long and in what pieces."""

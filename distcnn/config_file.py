@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,15 @@ from distcnn.config import RunConfig
 from distcnn.errors import UsageError
 
 COMMAND_LINE = "command line"
+
+_INT = "tag:yaml.org,2002:int"
+_FLOAT = "tag:yaml.org,2002:float"
+_MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`
+# Numbers as YAML 1.2 has them, in base ten.
+_NUMBERS = {
+    _INT: r"^[-+]?[0-9]+$",
+    _FLOAT: r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$",
+}
 
 
 class ConfigError(UsageError):
@@ -33,6 +42,8 @@ class _Draft:
     def merge(self, values: Mapping[str, Any], origin: str) -> None:
         """Lay `values` over what is here, section by section."""
         for name, value in values.items():
+            if value is None and _section(name):
+                value = {}  # `training:` with all its fields commented out.
             if isinstance(value, dict) and isinstance(self.values.get(name, {}), dict):
                 self.values.setdefault(name, {})
                 for key, leaf in value.items():
@@ -43,10 +54,12 @@ class _Draft:
             self.origins[name] = origin
 
     def origin_of(self, path: str) -> str:
-        """The file, or the command line, that `path` was last given in."""
+        """The file, or the command line, that `path` was last given in; a section may have many."""
+        inside = [origin for field, origin in self.origins.items() if field.startswith(f"{path}.")]
         while path not in self.origins and "." in path:
             path = path.rpartition(".")[0]
-        return self.origins.get(path, "defaults")
+        origins = dict.fromkeys(inside or [self.origins.get(path, "defaults")])
+        return ", ".join(origins)
 
 
 def load(config: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -63,12 +76,14 @@ def load(config: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     return validate(draft.values, draft.origin_of)
 
 
-def validate(values: dict[str, Any], origin_of: Any) -> RunConfig:
+def validate(values: dict[str, Any], origin_of: Callable[[str], str]) -> RunConfig:
     """Turn plain values into a config, or say everything that is wrong with them."""
     try:
         return RunConfig.from_plain(values)
     except ValidationError as error:
         lines = [_describe(path, details, origin_of) for path, details in _by_field(error)]
+    except ValueError as error:  # From the JSON encoder.
+        raise ConfigError(f"the configuration cannot be written as JSON: {error}") from None
     count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
     raise ConfigError("\n".join([f"{count} in the configuration", *lines]))
 
@@ -80,8 +95,10 @@ def find(config: str) -> Path:
         ConfigError: there is neither.
     """
     path = Path(config)
-    if path.is_file():
-        return path
+    return path if path.is_file() else _find_shipped(config)
+
+
+def _find_shipped(config: str) -> Path:
     shipped = {file.stem: file for file in sorted(shipped_configs().glob("*.yaml"))}
     if config in shipped:
         return shipped[config]
@@ -118,6 +135,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values  # pyright: ignore[reportUnknownVariableType]
 
 
+def to_yaml(config: RunConfig) -> str:
+    """The config as a file that `load` reads back the same."""
+    return yaml.dump(config.to_plain(), Dumper=_Dumper, sort_keys=False)
+
+
 def _merge_file(draft: _Draft, path: Path) -> None:
     values = read_yaml(path)
     base = values.pop("extends", None)
@@ -136,7 +158,7 @@ def _merge_file(draft: _Draft, path: Path) -> None:
 def _find_base(base: str, path: Path) -> Path:
     beside = path.parent / base
     try:
-        return beside if beside.is_file() else find(base)
+        return beside if beside.is_file() else _find_shipped(base)
     except ConfigError as error:
         raise ConfigError(f"{path}: extends: {error}") from None
 
@@ -154,11 +176,21 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-4` is a number, and a key given twice is a mistake."""
+    """YAML as people mean it: `1e-4` is a number, `010` is ten, a key given twice is a mistake."""
+
+    # Without YAML 1.1's numbers, which PyYAML follows: octal `010`, sexagesimal `1:30`, no `1e-4`.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        start: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if key.tag != _MERGE and not isinstance(self.construct_object(key), str):
+                raise yaml.MarkedYAMLError(
+                    problem="a field's name must be a word", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
@@ -167,12 +199,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.2's floats; PyYAML follows 1.1, which wants a dot in the mantissa and a signed exponent.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` would take for a number."""
+
+
+for _tag, _pattern in _NUMBERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
+_Loader.add_constructor(_INT, lambda _, node: int(node.value))
 
 
 def _parse_yaml(text: str, origin: str) -> Any:
@@ -190,13 +224,14 @@ def _by_field(error: ValidationError) -> Iterator[tuple[str, list[ErrorDetails]]
     """Group the errors by dotted path: a value that fits no variant of a union is one mistake."""
     fields: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
-        section, *rest = (str(part) for part in details["loc"])
+        # A text that is no text has no place: it makes all of the JSON invalid.
+        section, *rest = [str(part) for part in details["loc"]] or ["the configuration"]
         names = [section, *rest[:1]] if _section(section) else [section]
         fields.setdefault(".".join(names), []).append(details)
     yield from fields.items()
 
 
-def _describe(path: str, errors: list[ErrorDetails], origin_of: Any) -> str:
+def _describe(path: str, errors: list[ErrorDetails], origin_of: Callable[[str], str]) -> str:
     """One line on one field: path, what was given, where, what is allowed, the likely word."""
     first = errors[0]
     where = f"({origin_of(path)})"
@@ -205,18 +240,23 @@ def _describe(path: str, errors: list[ErrorDetails], origin_of: Any) -> str:
     if first["type"] == "value_error":
         return f"  {path} {where}: {first['msg'].removeprefix('Value error, ')}"
     allowed = " or ".join(dict.fromkeys(_allowed(details) for details in errors))
-    return f"  {path} = {first['input']!r} {where}: {allowed}{_suggest_value(errors)}"
+    entry = "".join(f"[{part}]" for part in errors[-1]["loc"] if isinstance(part, int))
+    given = f"{errors[-1]['input']!r}" if entry else f"{first['input']!r}"
+    return f"  {path}{entry} = {given} {where}: {allowed}{_suggest_value(errors)}"
 
 
 def _allowed(details: ErrorDetails) -> str:
     if details["type"] == "string_pattern_mismatch":
         return "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    if details["type"] == "too_short":
+        return "one entry at least"
     message = details["msg"]
     for pydantic_words, ours in (
         ("Input should be ", ""),
         ("a valid integer", "a whole number"),
         ("a valid number", "a number"),
-        ("a valid array", "a list of them, one per block"),
+        ("a valid array", "a list with one entry per block"),
+        ("a valid string", "text"),
         ("a valid boolean", "true or false"),
         ("a valid dictionary or instance of", "a section with the fields of"),
         ("an object", "a section with fields of its own"),

@@ -16,6 +16,8 @@ from torchmetrics.classification import (
 
 # The usual number of confidence bins (Guo et al., 2017).
 _NUM_CALIBRATION_BINS = 15
+# The largest float32 below 1.
+_BELOW_1 = 1 - 2**-24
 
 
 class EvaluationMetrics(nn.Module):
@@ -35,21 +37,30 @@ class EvaluationMetrics(nn.Module):
         log_probabilities = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
         losses = functional.nll_loss(log_probabilities, labels, reduction="none")
         self.loss.update(losses)
-        for metric in (self.confusion, self.macro_f1, self.calibration_error):
+        for metric in (self.confusion, self.macro_f1):
             metric.update(probabilities, labels)
+        # torchmetrics would give a confidence of exactly 1 a bin of its own.
+        self.calibration_error.update(probabilities.clamp_max(_BELOW_1), labels)
 
     def compute(self) -> dict[str, Any]:
-        """All measures as plain numbers, ready for JSON."""
+        """All measures as plain numbers, ready for JSON.
+
+        `confusion[i][j]` counts the samples of class i that were taken for class j. The accuracy
+        of a class without samples is None.
+        """
         # Accuracies from the counts, so that they are exact to the last digit.
         confusion = self.confusion.compute().double()
         correct = confusion.diagonal()
-        per_class = correct / confusion.sum(dim=1).clamp_min(1)
+        counts = confusion.sum(dim=1)
         return {
             "accuracy": (correct.sum() / confusion.sum()).item(),
             "loss": self.loss.compute().item(),
             "macro_f1": self.macro_f1.compute().item(),
             "calibration_error": self.calibration_error.compute().item(),
-            "per_class_accuracy": per_class.tolist(),
+            "per_class_accuracy": [
+                right / count if count else None
+                for right, count in zip(correct.tolist(), counts.tolist(), strict=True)
+            ],
             "confusion": confusion.long().tolist(),
             "num_samples": int(confusion.sum()),
         }

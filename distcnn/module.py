@@ -166,4 +166,5 @@ def _running_average(network: nn.Module, decay: float) -> AveragedModel | None:
     if decay == 0:
         return None
     # Batch norm's running statistics belong to the weights they were seen with.
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return average.requires_grad_(False)

@@ -50,7 +50,7 @@ def print_measured(
     table.add_row("calibration error", f"{measured['calibration_error']:.4f}")
     table.add_section()
     for name, accuracy in zip(class_names, measured["per_class_accuracy"], strict=True):
-        table.add_row(name, f"{accuracy:.4f}")
+        table.add_row(name, _share(accuracy))
     Console(highlight=False).print(table)
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Two threads that wait for each other crawl as soon as anything else runs; set before torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _ALLOWED_SKIPS = Path(__file__).parents[1] / ".ci" / "allowed-skips"
 _skips: dict[str, str] = {}
 

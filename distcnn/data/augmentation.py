@@ -40,9 +40,9 @@ def augment(images: torch.Tensor, bits: torch.Tensor, flip: bool, shift: int) ->
 def _shift(images: torch.Tensor, bits: torch.Tensor, shift: int) -> torch.Tensor:
     size = images.shape[-1]
     window = torch.arange(size, device=images.device)
-    # Two stretches of bits far apart, neither of them the mirror's.
-    rows = (bits >> 8) % (2 * shift + 1)
-    columns = (bits >> 36) % (2 * shift + 1)
+    # Two stretches of bits, neither of them the mirror's.
+    rows = (bits >> 8 & 2**24 - 1) % (2 * shift + 1)
+    columns = (bits >> 32 & 2**24 - 1) % (2 * shift + 1)
     padded = functional.pad(images, (shift, shift, shift, shift)).squeeze(1)
     return padded[
         torch.arange(len(images), device=images.device)[:, None, None],

@@ -57,10 +57,15 @@ def split(labels: NDArray[np.uint8], seed: int, num_train: int | None, num_val: 
             len(members) - val_share if num_train is None else _share(num_train, label, num_classes)
         )
         if train_share < 1 or val_share + train_share > len(members):
+            remedy = (
+                "raise data.num_train"
+                if num_train is not None and train_share < 1
+                else ("lower one of them")
+            )
             raise UsageError(
-                f"data.num_val = {num_val} and data.num_train = {num_train} ask for {val_share} +"
-                f" {train_share} images of class {label}, of which there are {len(members)};"
-                " lower one of them"
+                f"data.num_val = {num_val} and data.num_train = {num_train} leave"
+                f" {max(train_share, 0)} images of class {label} for training beside {val_share}"
+                f" for validation, of {len(members)}; {remedy}"
             )
         val.append(members[:val_share])
         train.append(members[val_share : val_share + train_share])

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
@@ -75,8 +73,7 @@ class RunDirectory:
 
     def write_config(self, config: RunConfig) -> None:
         """Record the resolved config."""
-        text = yaml.safe_dump(config.to_plain(), sort_keys=False)
-        write_atomically(self.config_path, text.encode())
+        write_atomically(self.config_path, config_file.to_yaml(config).encode())
 
     def read_results(self) -> dict[str, Any] | None:
         """How the run ended; None while it has not."""

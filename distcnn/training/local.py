@@ -41,7 +41,7 @@ def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> R
         UserError: the data cannot be had, the run directory cannot be written, ...
     """
     config, dataset = resolve(config, watcher)
-    run = new_run(config.name, config.storage.directory, run_dir)
+    run = new_run(config.name, config.storage.directory.expanduser(), run_dir)
     with _leased(run, watcher) as lease:
         run.write_provenance(provenance.collect(config, dataset))
         # Last: a folder with a config in it is a run, which can be resumed.
@@ -85,8 +85,12 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
     if chosen == "auto":
         chosen, reason = precision.decide(config.model, torch.device("cuda" if gpus else "cpu"))
         watcher.note(f"Precision: {chosen}, since {reason}")
+    directory = config.data.directory
     resolved = config.with_values(
-        data={"source": dataset.name},
+        data={
+            "source": dataset.name,
+            "directory": directory and str(directory.expanduser().absolute()),
+        },
         training={"precision": chosen},
         workers={"cpus": config.workers.cpus or torch.get_num_threads(), "gpus": gpus},
     )

@@ -27,6 +27,7 @@ OVERRIDES = [
     "training.average_weights=0.9",
     "training.checkpoint_every_steps=3",
     "schedule.name=one-cycle",
+    "schedule.warmup_fraction=0.25",
     "workers.cpus=1",
 ]
 TIMEOUT_SECONDS = 120

@@ -163,9 +163,6 @@ def test_what_trains_nothing_imports_nothing_heavy(arguments, code, tmp_path):
     assert json.loads(process.stdout.splitlines()[-1]) == [code, []]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the output is flushed only after `main`, which ends with 120"
-)
 @pytest.mark.parametrize("arguments", [["--help"], ["describe"]])
 def test_a_reader_that_has_seen_enough_is_no_error(arguments, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)

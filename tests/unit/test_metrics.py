@@ -102,7 +102,6 @@ def test_a_certain_mistake_costs_much_but_not_infinitely_much():
     assert 80 < measured["loss"] < 100
 
 
-@pytest.mark.xfail(strict=True, reason="torchmetrics gives confidences of 1.0 a sixteenth bin")
 def test_certainty_shares_the_last_bin():
     confidences = np.array([1.0, 0.95, 0.95, 0.95], dtype=np.float32)
     probabilities = np.zeros((4, NUM_CLASSES), dtype=np.float32)

@@ -88,7 +88,6 @@ def test_a_split_that_asks_for_too_much_names_both_fields(num_train, num_val):
     assert f"data.num_val = {num_val} and data.num_train = {num_train}" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the remedy for too few images is said to be fewer still")
 def test_fewer_images_than_classes_is_answered_with_the_right_remedy():
     with pytest.raises(UsageError, match="raise"):
         split(LABELS, 0, 9, 10)
