@@ -60,7 +60,8 @@ class ImageClassifier(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Lay out the weights as convolutions on a GPU are fastest with; oneDNN has its own way."""
         if self.trainer.strategy.root_device.type != "cpu":
-            self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            for network in {self.network, self.kept_network}:
+                network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over the network's weights; its learning rate is set at every step."""

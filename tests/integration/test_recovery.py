@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from distcnn.run_directory.run import RunDirectory
 
@@ -127,6 +128,18 @@ def test_kill_9_at_random_moments(tmp_path: Path, undisturbed: Path) -> None:
         process.communicate()
         command = distcnn("resume", run)
     finish(command)
+    assert_same_result(run, undisturbed)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_kill_9_on_a_gpu(tmp_path: Path) -> None:
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    finish(train_command(undisturbed, "workers.gpus=1"))
+    process = start_and_reach(train_command(run, "workers.gpus=1"), run, num_saves=5)
+    process.kill()
+    process.communicate()
+    finish(distcnn("resume", run))
     assert_same_result(run, undisturbed)
 
 
