@@ -38,8 +38,7 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         epochs_left = config.training.epochs - keeper.counters.epoch
         trainer = build_trainer(config, keeper, epochs_left)
         try:
-            with place.control.listening():
-                trainer.fit(module, datamodule=data)
+            trainer.fit(module, datamodule=data)
         except TrainingEndedError as ended:
             return ended.outcome
         except RuntimeError as error:

@@ -100,16 +100,19 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
 def _attempt(
     config: RunConfig, dataset: Dataset, run: RunDirectory, lease: Lease, watcher: Watcher
 ) -> RunResult:
-    place = Place(run, lease, dataset, Control(config.training.checkpoint_every_steps), watcher)
+    control = Control(config.training.checkpoint_every_steps)
+    place = Place(run, lease, dataset, control, watcher)
     run.append_event("attempt", attempt=lease.attempt)
-    outcome = fit(config, place)
-    run.append_event(outcome.status, attempt=lease.attempt, reason=outcome.reason)
-    if outcome.status == "completed":
-        return RunResult(run, finalize(config, place, outcome))
-    results = summarize(config, place, outcome)
-    lease.check()
-    run.write_results(results)
-    return RunResult(run, results, outcome.signal_number)
+    # To the end of finalizing: a signal then comes too late to stop anything.
+    with control.listening():
+        outcome = fit(config, place)
+        run.append_event(outcome.status, attempt=lease.attempt, reason=outcome.reason)
+        if outcome.status == "completed":
+            return RunResult(run, finalize(config, place, outcome))
+        results = summarize(config, place, outcome)
+        lease.check()
+        run.write_results(results)
+        return RunResult(run, results, outcome.signal_number)
 
 
 @contextmanager

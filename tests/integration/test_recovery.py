@@ -209,6 +209,20 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_same_result(run, undisturbed)
 
 
+def test_early_stopping_survives_a_kill(tmp_path: Path) -> None:
+    """A learning rate of next to nothing: no epoch is better than the first for long."""
+    more = ["optimizer.lr=1e-12", "training.epochs=30", "training.early_stopping=2"]
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    finish(train_command(undisturbed, *more))
+    epochs = json.loads((undisturbed / "results.json").read_bytes())["epochs"]
+    assert 3 <= epochs < 30
+    process = start_and_reach(train_command(run, *more), run, num_saves=20)
+    process.kill()
+    process.communicate()
+    finish(distcnn("resume", run))
+    assert_same_result(run, undisturbed)
+
+
 def test_a_finished_run_is_left_as_it_is(undisturbed: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("*.*")}
     output = finish(distcnn("resume", undisturbed))
