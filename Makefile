@@ -24,7 +24,7 @@ train: $(VENV)/.installed  ## train on this machine: make train CONFIG=article A
 	$(BIN)/distcnn train $(CONFIG) $(ARGS)
 
 test: $(VENV)/.installed  ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed  ## lint, format, types, import direction
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
 
     0: done. 1: it could not be done, and the message says why. 2: what was typed is wrong.
-    130, 143: stopped by Ctrl-C, SIGTERM, and saved.
+    130, 143: stopped by Ctrl-C, SIGTERM; training that had begun is saved.
 
     Raises:
         SystemExit: for `--help` and for words that are no command.

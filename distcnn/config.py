@@ -213,6 +213,17 @@ class RunConfig(_Section):
     workers: WorkersConfig = WorkersConfig()
     storage: StorageConfig = StorageConfig()
 
+    @model_validator(mode="after")
+    def _batch_norm_has_more_than_one_value(self) -> Self:
+        smallest_shard = self.training.global_batch_size // self.training.num_shards
+        for layer in self.model.layers:
+            if layer.name.startswith("Batch norm") and layer.output.size**2 * smallest_shard == 1:
+                raise ValueError(
+                    f"{layer.name} has one value per channel in a shard of one image and needs two:"
+                    " lower training.num_shards, or set model.batch_norm=false"
+                )
+        return self
+
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Self:
         """Validate plain values, as YAML and JSON hold them.

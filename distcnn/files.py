@@ -17,7 +17,10 @@ class DamagedFileError(UserError):
     """A file of a run is not what distcnn wrote."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is damaged: it is not what distcnn writes there")
+        super().__init__(
+            f"{path} is damaged: it is not what distcnn writes there. If nothing else writes to"
+            " this run, move that file away"
+        )
 
 
 # A leftover of a killed writer is recognised, and cleared, by this beginning of its name.
@@ -27,12 +30,16 @@ TEMPORARY_PREFIX = ".tmp-"
 def write_atomically(path: Path, content: bytes) -> None:
     """Write aside, sync, then rename: no reader ever sees half of `content`."""
     with temporary_beside(path) as temporary:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(temporary, content)
         temporary.replace(path)
     sync_directory(path.parent)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> Any:
@@ -53,11 +60,12 @@ def create_exclusively(path: Path, content: bytes) -> bool:
     Of several processes, on several hosts, exactly one gets True.
     """
     with temporary_beside(path) as temporary:
-        temporary.write_bytes(content)
+        _write_synced(temporary, content)
         try:
             path.hardlink_to(temporary)
         except FileExistsError:
             return False
+    sync_directory(path.parent)
     return True
 
 

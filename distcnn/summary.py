@@ -74,7 +74,7 @@ def _summarize(run: RunDirectory) -> dict[str, Any]:
     validated = [record.val_accuracy for record in checkpoints if record.val_accuracy is not None]
     return {
         "run": str(run.path),
-        "status": _status(results, holder),
+        "status": _status(results, holder, has_checkpoints=bool(checkpoints)),
         "epochs": checkpoints[-1].epoch if checkpoints else 0,
         "val_accuracy": max(validated, default=None),
         "test_accuracy": results.get("test", {}).get("accuracy"),
@@ -83,15 +83,19 @@ def _summarize(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _status(results: dict[str, Any], holder: Holder | None) -> str:
-    """`running` while a writer is known to live; `killed` where one ended without a word."""
-    if holder is not None and holder.is_alive_here:
+def _status(results: dict[str, Any], holder: Holder | None, has_checkpoints: bool) -> str:
+    """How a run stands: an end that is told counts only if its last attempt told it."""
+    if results.get("status") == "completed":
+        return "completed"
+    if holder is None:
+        return "interrupted" if has_checkpoints else "not started"
+    if holder.is_alive_here:
         return "running"
-    if holder is not None and not holder.is_here and not holder.released:
-        return f"held by {holder.host}"
-    if holder is None or (holder.released and not results):
-        return "not started"
-    return str(results["status"]) if holder.released else "killed"
+    if not holder.released:
+        return "killed" if holder.is_here else f"held by {holder.host}"
+    if results.get("attempts") == holder.attempt:
+        return str(results["status"])
+    return "interrupted" if has_checkpoints else "not started"
 
 
 def print_runs(rows: Sequence[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import torch
 from distcnn.config import RunConfig
 from distcnn.data.augmentation import augment, sample_bits
 from distcnn.data.dataset import Dataset
-from distcnn.data.order import SampleOrder, shard_slices, split
+from distcnn.data.order import Ids, SampleOrder, shard_slices, split
 
 # Images evaluated at once: a constant, so that it never changes a result.
 _EVALUATION_BATCH_SIZE = 1000
@@ -80,6 +80,17 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float().div_(_MAX_PIXEL)
 
 
+def divide(dataset: Dataset, config: RunConfig) -> tuple[SampleOrder, Ids]:
+    """The order of the training images, and the numbers of the validation images.
+
+    Raises:
+        UsageError: the config asks for more images than there are.
+    """
+    parts = split(dataset.train_labels, config.seed, config.data.num_train, config.data.num_val)
+    order = SampleOrder(config.seed, parts.train, config.training.global_batch_size)
+    return order, parts.val
+
+
 class ImageDataModule(pl.LightningDataModule):
     """Training batches in the global order from `position` on; validation and test whole."""
 
@@ -94,9 +105,8 @@ class ImageDataModule(pl.LightningDataModule):
         self._device = device
         self._test = dataset.test_images, dataset.test_labels
         self._official_train = self._place(dataset.train_images, dataset.train_labels)
-        parts = split(dataset.train_labels, config.seed, config.data.num_train, config.data.num_val)
-        self._val_ids = torch.from_numpy(parts.val).to(device)
-        self.order = SampleOrder(config.seed, parts.train, config.training.global_batch_size)
+        self.order, val_ids = divide(dataset, config)
+        self._val_ids = torch.from_numpy(val_ids).to(device)
         self.position = Position()
 
     def _place(self, images: object, labels: object) -> Images:

@@ -83,6 +83,8 @@ class CheckpointWriter:
     def __init__(self, directory: Path, lease: Lease, num_kept: int) -> None:
         """Take over what earlier attempts committed; clear what they left uncommitted.
 
+        What is no longer whole is left out, and told by `damages`.
+
         Args:
             directory: the run's `checkpoints/`.
             lease: the attempt's right to write.
@@ -92,7 +94,8 @@ class CheckpointWriter:
         self._directory = directory
         self._lease = lease
         self._num_kept = num_kept
-        self._records = read_index(directory)
+        self.damages: list[CheckpointDamagedError] = []
+        self._records = [record for record in read_index(directory) if self._is_whole(record)]
         self._write_index()
         self._clear_uncommitted()
 
@@ -131,10 +134,13 @@ class CheckpointWriter:
         self._prune()
         return record
 
-    def drop(self, record: CheckpointRecord) -> None:
-        """Take a damaged checkpoint out of the index."""
-        self._records.remove(record)
-        self._write_index()
+    def _is_whole(self, record: CheckpointRecord) -> bool:
+        try:
+            read_checkpoint(self._directory, record)
+        except CheckpointDamagedError as damage:
+            self.damages.append(damage)
+            return False
+        return True
 
     def _prune(self) -> None:
         kept = self._records[-self._num_kept :]

@@ -2,8 +2,8 @@
 
 Each attempt claims the run by creating `lease/attempt-NNNN.json`, which can succeed only once.
 The highest number holds the run; its holder alone rewrites that file, to show that it lives. So
-nothing is needed of the storage but "create unless it exists", which shared file systems and
-object stores have as well, and clocks of different hosts are never compared.
+nothing is needed of the storage but "create unless it exists" (here a hard link, which shared file
+systems have as well), and clocks of different hosts are never compared.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TextIO
 
-from distcnn.files import write_atomically
+from distcnn.files import DamagedFileError, write_atomically
 
 COLUMNS: tuple[str, ...] = (
     "step",
@@ -25,13 +25,20 @@ Row = dict[str, float | int | None]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a `metrics.csv`; a last line that a kill has torn is left out."""
+    """The rows of a `metrics.csv`; a last line that a kill has torn is left out.
+
+    Raises:
+        DamagedFileError: a cell is no number.
+    """
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8")
     whole_lines = text[: text.rfind("\n") + 1]
     for fields in csv.DictReader(StringIO(whole_lines)):
-        yield {name: _number(text) for name, text in fields.items()}
+        try:
+            yield {name: _number(text) for name, text in fields.items()}
+        except (ValueError, AttributeError) as error:
+            raise DamagedFileError(path) from error
 
 
 def _number(text: str) -> float | int | None:

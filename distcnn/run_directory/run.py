@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from typing import Any
 from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
-from distcnn.files import read_json, write_atomically
+from distcnn.files import DamagedFileError, read_json, write_atomically
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
 from distcnn.run_directory.lease import Holder, current_holder
 
+# What a run that was killed while it was made may have left.
+_BEFORE_CONFIG = {"lease", "provenance.json"}
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
@@ -76,16 +79,23 @@ class RunDirectory:
         write_atomically(self.config_path, config_file.to_yaml(config).encode())
 
     def read_results(self) -> dict[str, Any] | None:
-        """How the run ended; None while it has not."""
-        return _read_json(self.results_path)
+        """How the run ended; None while it has not.
+
+        Raises:
+            DamagedFileError: the file does not say.
+        """
+        results = _read_json(self.results_path)
+        if results is not None and "status" not in results:
+            raise DamagedFileError(self.results_path)
+        return results
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Record how the run ended."""
         write_atomically(self.results_path, _encode_json(results))
 
-    def read_provenance(self) -> dict[str, Any]:
-        """What ran, on what, when the run was started."""
-        return _read_json(self.path / "provenance.json") or {}
+    def read_provenance(self) -> dict[str, Any] | None:
+        """What ran, on what, when the run was started; None where the file is gone."""
+        return _read_json(self.path / "provenance.json")
 
     def write_provenance(self, provenance: dict[str, Any]) -> None:
         """Record what runs, on what."""
@@ -94,8 +104,11 @@ class RunDirectory:
     def append_event(self, kind: str, **fields: Any) -> None:
         """Add one line to `events.jsonl`: what happened to the run, and when (UTC)."""
         event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind, **fields}
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        with (self.path / "events.jsonl").open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = file.read() not in (b"", b"\n")  # A kill has left half a line.
+            file.write(b"\n" * torn + json.dumps(event).encode() + b"\n")
 
     def read_checkpoints(self) -> list[CheckpointRecord]:
         """The committed checkpoints, oldest first."""
@@ -136,7 +149,7 @@ def new_run(name: str, storage: Path, run_dir: Path | None) -> RunDirectory:
     path = run_dir.absolute()
     if (path / "config.yaml").exists():
         raise UsageError(f"{run_dir} is a run already; go on with it: distcnn resume {run_dir}")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(file.name not in _BEFORE_CONFIG for file in path.iterdir()):
         raise UsageError(f"{run_dir} is not empty and not a run; name another folder")
     return RunDirectory(_make(path))
 

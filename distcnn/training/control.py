@@ -26,6 +26,10 @@ class Decision:
 CONTINUE = Decision("continue")
 
 
+class InterruptedNow(BaseException):
+    """The second Ctrl-C: nothing more is saved. Lightning would swallow a KeyboardInterrupt."""
+
+
 class Control:
     """Collects requests at any moment; answers at step boundaries."""
 
@@ -47,25 +51,20 @@ class Control:
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """Restore the process's own signal handlers at the end, whatever is set in between."""
+        """Turn Ctrl-C and SIGTERM into requests, until the end of the block."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Signals belong to the main thread; whoever runs us elsewhere passes them on.
             return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         try:
-            self.install_handlers()
+            for number in _SIGNALS:
+                signal.signal(number, self._on_signal)
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def install_handlers(self) -> None:
-        """Turn Ctrl-C and SIGTERM into requests; Lightning sets its own, so we set ours again."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._on_signal)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # The second Ctrl-C means now.
+            raise InterruptedNow
         self.request_stop(signal.Signals(number).name, number)

@@ -57,10 +57,13 @@ def evaluate(
 def _measure(module: ImageClassifier, data: ImageDataModule, split: Split) -> dict[str, Any]:
     trainer = build_trainer(module.config)
     run_split = trainer.validate if split == "val" else trainer.test
-    run_split(module, datamodule=data, verbose=False)
+    try:
+        run_split(module, datamodule=data, verbose=False)
+    except SystemExit:  # What Lightning makes of a Ctrl-C.
+        raise KeyboardInterrupt from None
     measured = module.measured
     interval = wilson_interval(measured["accuracy"], measured["num_samples"])
-    return {"accuracy": measured["accuracy"], "accuracy_interval_95": interval, **measured}
+    return {**measured, "accuracy_interval_95": interval}
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

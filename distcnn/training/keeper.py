@@ -14,11 +14,7 @@ import torch
 from distcnn.data.module import Batch, ImageDataModule, Position
 from distcnn.module import ImageClassifier
 from distcnn.progress import EpochReport, StepReport
-from distcnn.run_directory.checkpoints import (
-    CheckpointDamagedError,
-    CheckpointWriter,
-    read_checkpoint,
-)
+from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
 from distcnn.run_directory.metrics_log import MetricsLog, Row
 from distcnn.training.control import Decision
 from distcnn.training.place import Place
@@ -32,7 +28,7 @@ from distcnn.training.snapshot import (
 from distcnn.training.tensorboard_log import TensorBoardLog
 
 # Steps between two reports: the losses stay on their device until then, so that a GPU need not be
-# waited for at each step. A multiple of it is the only place where a run's loss is looked at.
+# waited for at each step. A loss that is not finite is noticed then, or at a save.
 REPORT_EVERY_STEPS = 50
 
 
@@ -97,7 +93,6 @@ class RunKeeper(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the checkpoint's tensors where they belong: the optimizer exists only now."""
-        self._place.control.install_handlers()
         if self._restored is not None:
             self._restore(self._restored, trainer.optimizers[0])
             self._restored = None
@@ -105,7 +100,7 @@ class RunKeeper(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of training."""
-        self._clock_started = time.perf_counter()
+        self._start_clock()
 
     def on_train_batch_end(
         self,
@@ -127,8 +122,11 @@ class RunKeeper(pl.Callback):
             self._report_steps()
         decision = self._place.control.decide(self._global_step)
         if decision.action != "continue":
+            self._read_losses()
+            self._check_weights()
             self._save(trainer.optimizers[0], val_accuracy=None)
             self._leave_if_asked(decision)
+            self._start_clock()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock of training."""
@@ -136,6 +134,7 @@ class RunKeeper(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The boundary at the end of an epoch."""
+        self._check_weights()
         counters, measured = self.counters, self._module.measured
         accuracy: float = measured["accuracy"]
         is_best = accuracy > counters.best_accuracy
@@ -183,10 +182,11 @@ class RunKeeper(pl.Callback):
             self.counters.interval_losses.append(loss)
             self.counters.epoch_loss_sum += loss
 
+    def _start_clock(self) -> None:
+        self._clock_started = time.perf_counter()
+
     def _stop_clock(self) -> None:
-        now = time.perf_counter()
-        self.counters.train_seconds += now - self._clock_started
-        self._clock_started = now
+        self.counters.train_seconds += time.perf_counter() - self._clock_started
 
     def _report_steps(self) -> None:
         self._read_losses()
@@ -205,7 +205,7 @@ class RunKeeper(pl.Callback):
                 train_seconds=self.counters.train_seconds,
             )
         )
-        self._clock_started = time.perf_counter()
+        self._start_clock()
 
     def _report_epoch(self, measured: dict[str, Any], is_best: bool) -> None:
         mean_loss = self.counters.epoch_loss_sum / self.counters.step
@@ -245,14 +245,10 @@ class RunKeeper(pl.Callback):
         return images_per_second
 
     def _save(self, optimizer: torch.optim.Optimizer, val_accuracy: float | None) -> None:
-        self._read_losses()
-        network = self._module.network.state_dict()
         average = self._module.average
-        if not all(bool(tensor.isfinite().all()) for tensor in network.values()):
-            raise self._diverged(f"the weights became infinite or NaN by step {self._global_step}")
         snapshot = Snapshot(
             counters=self.counters,
-            network=network,
+            network=self._module.network.state_dict(),
             optimizer=optimizer_tensors(optimizer),
             average={} if average is None else average.state_dict(),
         )
@@ -265,7 +261,16 @@ class RunKeeper(pl.Callback):
             val_accuracy=val_accuracy,
         )
         self._place.run.append_event("checkpoint", step=record.step, attempt=record.attempt)
-        self._clock_started = time.perf_counter()
+
+    def _check_weights(self) -> None:
+        """Make sure that no checkpoint is committed that could not be trained on.
+
+        Raises:
+            TrainingEndedError: a weight is not finite.
+        """
+        weights = self._module.network.state_dict().values()
+        if not all(bool(tensor.isfinite().all()) for tensor in weights):
+            raise self._diverged(f"the weights became infinite or NaN by step {self._global_step}")
 
     def _leave_if_asked(self, decision: Decision) -> None:
         if decision.action == "stop":
@@ -276,22 +281,22 @@ class RunKeeper(pl.Callback):
     def _diverged(self, what: str) -> TrainingEndedError:
         records = self._checkpoints.records
         kept = f"step {records[-1].step} is kept" if records else "none was saved before"
+        lower = self._config.optimizer.lr / 2
         reason = (
             f"{what} of {self._module.num_steps}; the last good checkpoint: {kept}."
-            " Lower optimizer.lr, or set training.precision=32-true"
+            f" It would happen again: start a new run with a lower learning rate, say distcnn train"
+            f" {self._place.run.config_path} optimizer.lr={lower:g}"
         )
         return TrainingEndedError(Outcome("failed", self.counters, reason))
 
     def _newest_snapshot(self) -> Snapshot | None:
-        """The newest checkpoint that is whole; a damaged one is dropped, and said."""
-        for record in reversed(self._checkpoints.records):
-            try:
-                return Snapshot.decode(read_checkpoint(self._place.run.checkpoints, record))
-            except CheckpointDamagedError as error:
-                self._checkpoints.drop(record)
-                self._place.watcher.note(f"{error}; going on from the one before it")
-                self._place.run.append_event("checkpoint_damaged", file=record.file)
-        return None
+        for damage in self._checkpoints.damages:
+            self._place.watcher.note(f"{damage}; going on without it")
+            self._place.run.append_event("checkpoint_damaged", what=str(damage))
+        if not self._checkpoints.records:
+            return None
+        newest = self._checkpoints.records[-1]
+        return Snapshot.decode(read_checkpoint(self._place.run.checkpoints, newest))
 
     def _restore(self, snapshot: Snapshot, optimizer: torch.optim.Optimizer) -> None:
         self._module.network.load_state_dict(snapshot.network)

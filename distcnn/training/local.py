@@ -12,12 +12,13 @@ import torch
 
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset, load
+from distcnn.data.module import divide
 from distcnn.errors import UserError
 from distcnn.progress import Watcher
 from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, new_run, storage_errors_explained
 from distcnn.training import precision, provenance
-from distcnn.training.control import Control
+from distcnn.training.control import Control, InterruptedNow
 from distcnn.training.finalize import finalize, summarize
 from distcnn.training.fit import fit
 from distcnn.training.place import Place
@@ -41,7 +42,7 @@ def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> R
         UserError: the data cannot be had, the run directory cannot be written, ...
     """
     config, dataset = resolve(config, watcher)
-    run = new_run(config.name, config.storage.directory.expanduser(), run_dir)
+    run = new_run(config.name, config.storage.directory, run_dir)
     with _leased(run, watcher) as lease:
         run.write_provenance(provenance.collect(config, dataset))
         # Last: a folder with a config in it is a run, which can be resumed.
@@ -54,15 +55,15 @@ def resume(run: RunDirectory, watcher: Watcher) -> RunResult:
     """Go on with a run from its newest committed checkpoint; a finished one is left as it is.
 
     Raises:
-        UserError: another process writes it, or what it was trained on is not to be had here.
+        UserError: another process writes it, its config was changed, or what it was trained on is
+            not to be had here.
     """
-    config = run.read_config()
+    results = run.read_results()
+    if results is not None and results["status"] == "completed":
+        watcher.note("This run is finished: there is nothing left to do, and nothing was done")
+        return RunResult(run, results)
+    config, dataset = resolve(run.read_config(), watcher)
     with _leased(run, watcher) as lease:
-        results = run.read_results()
-        if results is not None and results["status"] == "completed":
-            watcher.note("This run is finished: there is nothing left to do, and nothing was done")
-            return RunResult(run, results)
-        config, dataset = resolve(config, watcher)
         _check_same_ground(run, config, dataset, watcher)
         return _attempt(config, dataset, run, lease, watcher)
 
@@ -74,6 +75,7 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
         UserError: the data cannot be had, or a GPU is asked for and there is none.
     """
     dataset = load(config.data.source, config.data.directory, watcher.note)
+    divide(dataset, config)  # Sizes that do not fit are to be told before a run is made.
     gpus = config.workers.gpus
     if gpus is None:
         gpus = int(torch.cuda.is_available())
@@ -93,6 +95,7 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
         },
         training={"precision": chosen},
         workers={"cpus": config.workers.cpus or torch.get_num_threads(), "gpus": gpus},
+        storage={"directory": str(config.storage.directory.expanduser().absolute())},
     )
     return resolved, dataset
 
@@ -102,9 +105,14 @@ def _attempt(
 ) -> RunResult:
     control = Control(config.training.checkpoint_every_steps)
     place = Place(run, lease, dataset, control, watcher)
-    run.append_event("attempt", attempt=lease.attempt)
+    run.append_event(
+        "attempt",
+        attempt=lease.attempt,
+        versions=provenance.versions(),
+        hardware=provenance.hardware(config),
+    )
     # To the end of finalizing: a signal then comes too late to stop anything.
-    with control.listening():
+    with _leaving_at_once(), control.listening():
         outcome = fit(config, place)
         run.append_event(outcome.status, attempt=lease.attempt, reason=outcome.reason)
         if outcome.status == "completed":
@@ -113,6 +121,14 @@ def _attempt(
         lease.check()
         run.write_results(results)
         return RunResult(run, results, outcome.signal_number)
+
+
+@contextmanager
+def _leaving_at_once() -> Generator[None]:
+    try:
+        yield
+    except InterruptedNow:
+        raise KeyboardInterrupt from None
 
 
 @contextmanager
@@ -128,18 +144,30 @@ def _leased(run: RunDirectory, watcher: Watcher) -> Generator[Lease]:
 def _check_same_ground(
     run: RunDirectory, config: RunConfig, dataset: Dataset, watcher: Watcher
 ) -> None:
-    """Refuse other data; say where another machine may give other last bits."""
+    """Refuse another config or other data; say where another machine may give other last bits."""
     before = run.read_provenance()
+    if before is None:
+        watcher.note(
+            f"{run.path} has no provenance.json: whether its config, its data and this machine are"
+            " those it began with cannot be told"
+        )
+        return
+    if provenance.config_sha256(config) != before["config_sha256"]:
+        raise UserError(
+            f"{run.config_path} is not what this run began with; half of a run under another config"
+            f" would be neither. Start a new run with it: distcnn train {run.config_path}"
+        )
     if dataset.sha256 != before["data"]["sha256"]:
         raise UserError(
             f"{run.path} was trained on other data ({before['data']['name']},"
             f" {before['data']['sha256'][:12]}...) than is found here ({dataset.name},"
             f" {dataset.sha256[:12]}...); set DISTCNN_DATA_DIR to the data it began with"
         )
-    now = provenance.hardware(config)
-    for part in ("cpu", "instruction_set", "gpu"):
-        if now[part] != before["hardware"][part]:
+    then = before["hardware"] | before["versions"]
+    now = provenance.hardware(config) | provenance.versions()
+    for part in ("cpu", "instruction_set", "gpu", "torch"):
+        if now[part] != then[part]:
             watcher.note(
-                f"This run began on another {part} ({before['hardware'][part]}, here {now[part]}):"
+                f"This run began on another {part} ({then[part]}, here {now[part]}):"
                 " it goes on, but its last bits may differ from those of an undisturbed run"
             )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from contextlib import suppress
 
@@ -29,7 +31,7 @@ def build_trainer(
             # Inside a Slurm allocation Lightning would take its tasks for ours.
             plugins=[LightningEnvironment()],
             max_epochs=num_epochs,
-            callbacks=[callback] if callback else [],
+            callbacks=[_OurSignalHandlers(), *([callback] if callback else [])],
             # Each epoch asks for its own loader, which begins where training stands.
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
@@ -38,6 +40,32 @@ def build_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+
+class _OurSignalHandlers(pl.Callback):
+    """Puts the process's own SIGTERM handler back where Lightning has set one of its own.
+
+    Lightning's would end the process in the middle of an evaluation, with exit code 0.
+    """
+
+    def __init__(self) -> None:
+        self._sigterm = signal.getsignal(signal.SIGTERM)
+
+    def _restore(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._sigterm)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Of `fit`."""
+        self._restore()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Of `validate`, and within `fit`."""
+        self._restore()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Of `test`."""
+        self._restore()
 
 
 def prepare_process(config: RunConfig) -> torch.device:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import platform
 import shlex
 import socket
@@ -28,11 +31,22 @@ def collect(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "command": shlex.join(sys.argv),
         "directory": str(Path.cwd()),
         "git": _git_revision(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in _PACKAGES},
+        "versions": versions(),
         "hardware": hardware(config),
+        "config_sha256": config_sha256(config),
         "data": {"name": dataset.name, "sha256": dataset.sha256},
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on a result."""
+    packages = {package: version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
+def config_sha256(config: RunConfig) -> str:
+    """Identifies a resolved config."""
+    return hashlib.sha256(json.dumps(config.to_plain(), sort_keys=True).encode()).hexdigest()
 
 
 def hardware(config: RunConfig) -> dict[str, Any]:
@@ -42,7 +56,7 @@ def hardware(config: RunConfig) -> dict[str, Any]:
         "system": platform.platform(),
         "cpu": cpu_name(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "cores": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "threads": config.workers.cpus,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if config.workers.gpus else None,

@@ -84,6 +84,22 @@ def test_a_run_leaves_what_the_readme_says(trained: Path) -> None:
     assert provenance["data"] == results["data"]
 
 
+def test_training_time_is_that_of_training_alone(trained: Path) -> None:
+    """The clock stands still while the run validates and saves: the last row says it all."""
+    results = json.loads((trained / "results.json").read_bytes())
+    header, *rows = (trained / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    seconds = header.split(",").index("train_seconds")
+    assert results["train_seconds"] == float(rows[-1].split(",")[seconds])
+
+
+def test_sizes_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = ["data.source=synthetic", "data.num_train=100"]
+    done = distcnn("train", "article", *overrides, "--run-dir", run, expected=2)
+    assert "training.global_batch_size" in done.stderr
+    assert not run.exists()
+
+
 def test_the_resolved_config_runs_again_to_the_same_bits(trained: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_bytes())
     assert config["data"]["source"] == "synthetic"

@@ -209,6 +209,67 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_same_result(run, undisturbed)
 
 
+# Runs the command with signals to itself inside a step, where no timing could aim them so well.
+SIGNAL_IN_A_STEP = """
+import os, signal, sys
+from distcnn.module import ImageClassifier
+name, at, *numbers = sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3].split(","))
+original, seen = getattr(ImageClassifier, name), [0]
+def step(self, batch, batch_idx):
+    seen[0] += 1
+    if seen[0] == at:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    return original(self, batch, batch_idx)
+setattr(ImageClassifier, name, step)
+from distcnn.cli import main
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def signalled(step: str, at: int, numbers: str, command: list[str]) -> list[str]:
+    return [sys.executable, "-c", SIGNAL_IN_A_STEP, step, str(at), numbers, *command[3:]]
+
+
+@pytest.mark.parametrize("number", ["2", "15"])
+@pytest.mark.parametrize("step", ["validation_step", "test_step"])
+def test_a_signal_while_finalizing_comes_too_late(
+    tmp_path: Path, undisturbed: Path, step: str, number: str
+) -> None:
+    """With 500 validation images, each evaluation is one step: the third is `finalize`'s own."""
+    run = tmp_path / "run"
+    at = 3 if step == "validation_step" else 2
+    output = finish(signalled(step, at, number, train_command(run)))
+    assert "Run completed" in output
+    assert_same_result(run, undisturbed)
+
+
+def test_a_signal_in_the_last_step_of_an_epoch(tmp_path: Path, undisturbed: Path) -> None:
+    run = tmp_path / "run"
+    finish(signalled("training_step", 50, "15", train_command(run)), expected=143)
+    assert RunDirectory(run).read_checkpoints()[-1].epoch == 1
+    finish(distcnn("resume", run))
+    assert_same_result(run, undisturbed)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, undisturbed: Path) -> None:
+    run = tmp_path / "run"
+    output = finish(signalled("training_step", 20, "2,2", train_command(run)), expected=130)
+    assert "interrupted" in output
+    assert RunDirectory(run).read_checkpoints()[-1].step == 18
+    finish(distcnn("resume", run))
+    assert_same_result(run, undisturbed)
+
+
+def test_another_config_is_not_gone_on_with(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(signalled("training_step", 10, "15", train_command(run)), expected=143)
+    config = run / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("seed: 0", "seed: 1"), "utf-8")
+    output = finish(distcnn("resume", run), expected=1)
+    assert f"distcnn train {config}" in output
+
+
 def test_early_stopping_survives_a_kill(tmp_path: Path) -> None:
     """A learning rate of next to nothing: no epoch is better than the first for long."""
     more = ["optimizer.lr=1e-12", "training.epochs=30", "training.early_stopping=2"]
