@@ -11,7 +11,11 @@ from distcnn.data.module import ImageDataModule
 from distcnn.module import ImageClassifier
 from distcnn.training.keeper import Outcome, RunKeeper, TrainingEndedError
 from distcnn.training.place import Place
-from distcnn.training.process import build_trainer, prepare_process
+from distcnn.training.process import (
+    build_trainer,
+    long_lived_objects_spared,
+    prepare_process,
+)
 
 
 def fit(config: RunConfig, place: Place) -> Outcome:
@@ -38,7 +42,8 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         epochs_left = config.training.epochs - keeper.counters.epoch
         trainer = build_trainer(config, keeper, epochs_left)
         try:
-            trainer.fit(module, datamodule=data)
+            with long_lived_objects_spared():
+                trainer.fit(module, datamodule=data)
         except TrainingEndedError as ended:
             return ended.outcome
         except RuntimeError as error:
