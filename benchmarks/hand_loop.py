@@ -2,10 +2,10 @@
 
 Images in memory as bytes, a batch cut out by one indexing; bfloat16 where the device has units
 for it; on a CPU oneDNN's own tensors from layer to layer, on a GPU `channels_last`; the fused
-optimizer; glibc told to keep freed memory, Python not to walk what is imported. Tried and left out, slower or no gain on 2 cores:
-torch's own modules in `channels_last` (1.4 x the time); batch norm, ReLU and pooling in one
-autograd function of our own (1.8 x); huge pages; two half batches in two threads. Prints one JSON
-line.
+optimizer; glibc told to keep freed memory, Python not to walk what is imported. Tried and left
+out, slower or no gain on 2 cores: torch's own modules in `channels_last` (1.4 x the time); batch
+norm, ReLU and pooling in one autograd function of our own (1.8 x); huge pages; two half batches in
+two threads. Prints one JSON line.
 """
 
 from __future__ import annotations

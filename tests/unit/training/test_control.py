@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from distcnn.training.control import Control
+from distcnn.training.control import Control, InterruptedNow
 
 
 def test_it_goes_on_unless_asked() -> None:
@@ -44,7 +44,7 @@ def test_a_second_ctrl_c_means_now() -> None:
     control = Control()
     with control.listening():
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(InterruptedNow):
             os.kill(os.getpid(), signal.SIGINT)
 
 
