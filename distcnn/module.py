@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from distcnn import onednn
 from distcnn.config import NUM_CLASSES, OptimizerConfig, RunConfig
 from distcnn.data.module import Batch
+from distcnn.flat_weights import FlatWeights
 from distcnn.metrics import EvaluationMetrics
 from distcnn.network import build_network
 from distcnn.schedule import learning_rate_factor
@@ -24,8 +25,12 @@ class ImageClassifier(pl.LightningModule):
     Attributes:
         network: what is trained.
         average: a running average of its weights, where the config asks for one.
+        weights: the network's, as the vector that is optimized; made with the optimizer, once
+            the network is on its device.
         measured: what the last evaluation measured, as plain numbers.
     """
+
+    weights: FlatWeights
 
     def __init__(self, config: RunConfig, num_steps: int) -> None:
         """Build the network with fresh weights.
@@ -65,7 +70,8 @@ class ImageClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over the network's weights; its learning rate is set at every step."""
-        return build_optimizer(self.network, self.config.optimizer)
+        self.weights = FlatWeights(self.network)
+        return build_optimizer(self.weights.vector, self.config.optimizer)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from the start of the run."""
@@ -78,8 +84,7 @@ class ImageClassifier(pl.LightningModule):
         # precisions and strategies that this module does not leave to it, at 2 % of a step.
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        optimizer.zero_grad()
-        loss = self._accumulate_gradients(batch)
+        loss, self.weights.vector.grad = self._loss_and_gradient(batch)
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(batch.step)
         optimizer.step()
@@ -87,19 +92,19 @@ class ImageClassifier(pl.LightningModule):
             self.average.update_parameters(self.network)
         return loss
 
-    def _accumulate_gradients(self, batch: Batch) -> torch.Tensor:
-        """Leave the batch's mean gradient in the weights' `grad`, its shards in their order."""
+    def _loss_and_gradient(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch's mean loss, a scalar, and its gradient, the shards added in their order."""
         losses: list[torch.Tensor] = []
+        gradients: list[torch.Tensor] = []
         for shard in batch.shards():
             with self._arithmetic(shard.images.device):
                 scores = self._run(self.network, shard.images)
                 loss = functional.cross_entropy(
                     scores, shard.labels, label_smoothing=self.config.training.label_smoothing
                 )
-            weighted = loss * shard.share
-            weighted.backward()
-            losses.append(weighted.detach())
-        return torch.stack(losses).sum()
+            gradients.append(self.weights.gradient(loss).mul_(shard.share))
+            losses.append(loss.detach().mul_(shard.share))
+        return sum(losses[1:], losses[0]), sum(gradients[1:], gradients[0])
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Count one batch of an evaluation."""
@@ -141,21 +146,20 @@ class ImageClassifier(pl.LightningModule):
         return self.config.training.precision == "bf16-mixed"
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer that the config names, in its fused form: one kernel for all weights."""
-    weights = network.parameters()
+def build_optimizer(vector: nn.Parameter, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that the config names, over the vector of all weights, in its fused form."""
     match config.name:
         case "adam":
             return torch.optim.Adam(
-                weights, config.lr, weight_decay=config.weight_decay, fused=True
+                [vector], config.lr, weight_decay=config.weight_decay, fused=True
             )
         case "adamw":
             return torch.optim.AdamW(
-                weights, config.lr, weight_decay=config.weight_decay, fused=True
+                [vector], config.lr, weight_decay=config.weight_decay, fused=True
             )
         case "sgd":
             return torch.optim.SGD(
-                weights,
+                [vector],
                 config.lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,

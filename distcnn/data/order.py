@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,5 +112,4 @@ class SampleOrder:
 def shard_slices(batch_size: int, num_shards: int) -> list[slice]:
     """Cut a batch into consecutive shards whose sizes differ by one at most."""
     sizes = [_share(batch_size, index, num_shards) for index in range(num_shards)]
-    ends = np.cumsum(sizes)
-    return [slice(int(end) - size, int(end)) for size, end in zip(sizes, ends, strict=True)]
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]

@@ -84,28 +84,21 @@ def _group(tensors: Tensors, group: str) -> Tensors:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's state as `<number of the weight>.<name>`; none before the first step."""
-    return {
-        f"{number}.{name}": value
-        for number, weight in enumerate(_weights(optimizer))
-        for name, value in optimizer.state.get(weight, {}).items()
-        if isinstance(value, torch.Tensor)
-    }
+    """The optimizer's state of the vector of weights, by name; none before the first step."""
+    state = optimizer.state.get(_vector(optimizer), {})
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     """Put back what `optimizer_tensors` gave."""
-    weights = _weights(optimizer)
-    for path, value in tensors.items():
-        number, _, name = path.partition(".")
-        weight = weights[int(number)]
-        # The fused kernels walk a weight and its state in memory order: both need one layout.
-        target = torch.empty_like(weight) if value.shape == weight.shape else value
-        optimizer.state[weight][name] = target.copy_(value).to(weight.device)
+    vector = _vector(optimizer)
+    for name, value in tensors.items():
+        optimizer.state[vector][name] = value.to(vector.device, copy=True)
 
 
-def _weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
+def _vector(optimizer: torch.optim.Optimizer) -> nn.Parameter:
+    [vector] = optimizer.param_groups[0]["params"]
+    return vector
 
 
 def weights_sha256(tensors: Mapping[str, Any]) -> str:

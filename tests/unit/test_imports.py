@@ -18,7 +18,16 @@ PACKAGE = Path(distcnn.__file__).parent
 LEVELS = (
     {"distcnn", "errors", "geometry"},
     {"config", "files"},
-    {"config_file", "network", "onednn", "schedule", "metrics", "describe", "progress"},
+    {
+        "config_file",
+        "network",
+        "flat_weights",
+        "onednn",
+        "schedule",
+        "metrics",
+        "describe",
+        "progress",
+    },
     {"data", "run_directory"},
     {"module"},
     {"training"},
