@@ -55,7 +55,7 @@ def main() -> None:
     for ids in order[: num_steps * BATCH_SIZE].split(BATCH_SIZE):
         batch = images.index_select(0, ids).float().div_(255)
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed and not on_cpu):
             scores = onednn.run(network, batch, dtype) if on_cpu else network(batch)
             loss = functional.cross_entropy(scores, labels.index_select(0, ids))
         loss.backward()

@@ -19,14 +19,14 @@ class FlatWeights:
     def __init__(self, network: nn.Module) -> None:
         """Move the network's weights into one vector; they have to be on their device already."""
         self._weights = list(network.parameters())
-        self.vector = nn.Parameter(torch.empty_like(self._blank()))
+        self.vector = nn.Parameter(self._blank())
         for weight, view in zip(self._weights, self._views(self.vector.data), strict=True):
             weight.data = view.copy_(weight.data)
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of a scalar by the weights, `(num_weights,)`, laid out as `vector` is."""
+        flat = self._blank()
         gradients = torch.autograd.grad(loss, self._weights)
-        flat = torch.empty_like(self.vector, requires_grad=False)
         for view, gradient in zip(self._views(flat), gradients, strict=True):
             view.copy_(gradient)
         return flat

@@ -115,9 +115,25 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """What is left of the current epoch; asked for anew at each one."""
-        return EpochLoader(
-            self._official_train, self.order, self._config, self.position.epoch, self.position.step
-        )
+        return EpochLoader(self._rest_of_epoch())
+
+    def _rest_of_epoch(self) -> Iterator[Batch]:
+        """Cut out batch after batch; the epoch's order crosses to the device once."""
+        data, order = self._config.data, self.order
+        epoch, first_step = self.position.epoch, self.position.step
+        epoch_ids = torch.from_numpy(order.epoch_ids(epoch)).to(self._device)
+        for step in range(first_step, order.steps_per_epoch):
+            ids = epoch_ids[step]
+            pixels, labels = self._official_train.take(ids)
+            if data.flip or data.shift:
+                bits = sample_bits(self._config.seed, epoch, ids)
+                pixels = augment(pixels, bits, data.flip, data.shift)
+            yield Batch(
+                step=epoch * order.steps_per_epoch + step,
+                pixels=pixels,
+                labels=labels,
+                num_shards=self._config.training.num_shards,
+            )
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation images."""
@@ -135,37 +151,16 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 class EpochLoader:
-    """The batches of one epoch from one of its steps on."""
+    """One item, as Lightning counts: the batches of an epoch, each cut out when asked for."""
 
-    def __init__(
-        self, images: Images, order: SampleOrder, config: RunConfig, epoch: int, first_step: int
-    ) -> None:
-        self._images = images
-        self._order = order
-        self._config = config
-        self._epoch = epoch
-        self._first_step = first_step
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
 
     def __len__(self) -> int:
-        return self._order.steps_per_epoch - self._first_step
+        return 1
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Cut out batch after batch; the epoch's order crosses to the device once."""
-        data = self._config.data
-        device = self._images.labels.device
-        epoch_ids = torch.from_numpy(self._order.epoch_ids(self._epoch)).to(device)
-        for step in range(self._first_step, self._order.steps_per_epoch):
-            ids = epoch_ids[step]
-            pixels, labels = self._images.take(ids)
-            if data.flip or data.shift:
-                bits = sample_bits(self._config.seed, self._epoch, ids)
-                pixels = augment(pixels, bits, data.flip, data.shift)
-            yield Batch(
-                step=self._epoch * self._order.steps_per_epoch + step,
-                pixels=pixels,
-                labels=labels,
-                num_shards=self._config.training.num_shards,
-            )
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        yield self._batches
 
 
 class EvaluationLoader:

@@ -69,6 +69,7 @@ class RunKeeper(pl.Callback):
         self._restored = self._newest_snapshot()
         self.counters = self._restored.counters if self._restored else Counters()
         data.position = Position(self.counters.epoch, self.counters.step)
+        module.on_step_end = self._on_step_end
         self._log = MetricsLog(place.run.metrics_path, last_step=self._global_step)
         self._tensorboard = TensorBoardLog(place.run.tensorboard, self._log.rows)
         self._unread_losses: list[torch.Tensor] = []
@@ -89,12 +90,13 @@ class RunKeeper(pl.Callback):
         self._log.close()
         self._tensorboard.close()
 
-    # Lightning's hooks, in the order in which they are called.
+    # Lightning's hooks and the module's, in the order in which they are called.
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the checkpoint's tensors where they belong: the optimizer exists only now."""
+        [self._optimizer] = trainer.optimizers
         if self._restored is not None:
-            self._restore(self._restored, trainer.optimizers[0])
+            self._restore(self._restored)
             self._restored = None
         self._place.watcher.begin(self._config.training.epochs, self._data.order.steps_per_epoch)
 
@@ -102,16 +104,9 @@ class RunKeeper(pl.Callback):
         """Start the clock of training."""
         self._start_clock()
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def _on_step_end(self, batch: Batch, loss: torch.Tensor) -> None:
         """A step boundary."""
-        self._unread_losses.append(outputs["loss"])
+        self._unread_losses.append(loss)
         if self._is_first_step:
             self._record_first_step()
         self.counters.step += 1
@@ -124,7 +119,7 @@ class RunKeeper(pl.Callback):
         if decision.action != "continue":
             self._read_losses()
             self._check_weights()
-            self._save(trainer.optimizers[0], val_accuracy=None)
+            self._save(val_accuracy=None)
             self._leave_if_asked(decision)
             self._start_clock()
 
@@ -143,7 +138,7 @@ class RunKeeper(pl.Callback):
         if is_best:
             counters.best_epoch, counters.best_accuracy = counters.epoch, accuracy
         self._data.position = Position(counters.epoch)
-        self._save(trainer.optimizers[0], val_accuracy=accuracy)
+        self._save(val_accuracy=accuracy)
         if self.is_finished:
             trainer.should_stop = True
         else:
@@ -244,12 +239,12 @@ class RunKeeper(pl.Callback):
         self._row_written_at = counters.train_seconds, counters.num_images
         return images_per_second
 
-    def _save(self, optimizer: torch.optim.Optimizer, val_accuracy: float | None) -> None:
+    def _save(self, val_accuracy: float | None) -> None:
         average = self._module.average
         snapshot = Snapshot(
             counters=self.counters,
             network=self._module.network.state_dict(),
-            optimizer=optimizer_tensors(optimizer),
+            optimizer=optimizer_tensors(self._optimizer),
             average={} if average is None else average.state_dict(),
         )
         self._log.sync()
@@ -298,8 +293,8 @@ class RunKeeper(pl.Callback):
         newest = self._checkpoints.records[-1]
         return Snapshot.decode(read_checkpoint(self._place.run.checkpoints, newest))
 
-    def _restore(self, snapshot: Snapshot, optimizer: torch.optim.Optimizer) -> None:
+    def _restore(self, snapshot: Snapshot) -> None:
         self._module.network.load_state_dict(snapshot.network)
         if self._module.average is not None:
             self._module.average.load_state_dict(snapshot.average)
-        restore_optimizer(optimizer, snapshot.optimizer)
+        restore_optimizer(self._optimizer, snapshot.optimizer)

@@ -53,8 +53,7 @@ def _measure(model: ModelConfig) -> tuple[Precision, str]:
         for mixed in seconds:
             started = time.perf_counter()
             dtype = torch.bfloat16 if mixed else torch.float32
-            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                loss = functional.cross_entropy(onednn.run(network, images, dtype), labels)
+            loss = functional.cross_entropy(onednn.run(network, images, dtype), labels)
             loss.backward()
             if round_number:
                 seconds[mixed].append(time.perf_counter() - started)

@@ -246,7 +246,7 @@ def test_a_signal_while_finalizing_comes_too_late(
 
 def test_a_signal_in_the_last_step_of_an_epoch(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
-    finish(signalled("training_step", 50, "15", train_command(run)), expected=143)
+    finish(signalled("learn", 50, "15", train_command(run)), expected=143)
     assert RunDirectory(run).read_checkpoints()[-1].epoch == 1
     finish(distcnn("resume", run))
     assert_same_result(run, undisturbed)
@@ -254,7 +254,7 @@ def test_a_signal_in_the_last_step_of_an_epoch(tmp_path: Path, undisturbed: Path
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
-    output = finish(signalled("training_step", 20, "2,2", train_command(run)), expected=130)
+    output = finish(signalled("learn", 20, "2,2", train_command(run)), expected=130)
     assert "interrupted" in output
     assert RunDirectory(run).read_checkpoints()[-1].step == 18
     finish(distcnn("resume", run))
@@ -263,7 +263,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, undisturbed: Path) -> None
 
 def test_another_config_is_not_gone_on_with(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finish(signalled("training_step", 10, "15", train_command(run)), expected=143)
+    finish(signalled("learn", 10, "15", train_command(run)), expected=143)
     config = run / "config.yaml"
     config.write_text(config.read_text(encoding="utf-8").replace("seed: 0", "seed: 1"), "utf-8")
     output = finish(distcnn("resume", run), expected=1)

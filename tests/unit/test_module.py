@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Recorder(pl.Callback):
-    """Remembers what each step leaves behind."""
+    """Remembers what each step leaves behind, at its module's boundaries."""
 
     def __init__(self):
         self.batches = []
@@ -25,13 +25,16 @@ class Recorder(pl.Callback):
         self.states = []
         self.rates = []
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        network = pl_module.network
-        self.batches.append(batch)
-        self.losses.append(outputs["loss"])
-        self.gradients.append(pl_module.weights.vector.grad.clone())
-        self.states.append({name: value.clone() for name, value in network.state_dict().items()})
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    def on_train_start(self, trainer, pl_module):
+        def on_step_end(batch, loss):
+            state = pl_module.network.state_dict()
+            self.batches.append(batch)
+            self.losses.append(loss)
+            self.gradients.append(pl_module.weights.vector.grad.clone())
+            self.states.append({name: value.clone() for name, value in state.items()})
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        pl_module.on_step_end = on_step_end
 
 
 @pytest.fixture
