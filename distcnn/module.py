@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distcnn import onednn
 from distcnn.config import NUM_CLASSES, OptimizerConfig, RunConfig
-from distcnn.data.module import Batch
+from distcnn.data.module import Batch, Shard
 from distcnn.flat_weights import FlatWeights
 from distcnn.metrics import EvaluationMetrics
 from distcnn.network import build_network
@@ -104,16 +104,19 @@ class ImageClassifier(pl.LightningModule):
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch's mean loss, a scalar, and its gradient, the shards added in their order."""
-        losses: list[torch.Tensor] = []
-        gradients: list[torch.Tensor] = []
-        for shard in batch.shards():
-            scores = self._run(self.network, shard.images)
-            loss = functional.cross_entropy(
-                scores, shard.labels, label_smoothing=self.config.training.label_smoothing
-            )
-            gradients.append(self.weights.gradient(loss).mul_(shard.share))
-            losses.append(loss.detach().mul_(shard.share))
-        return sum(losses[1:], losses[0]), sum(gradients[1:], gradients[0])
+        parts = map(self._part_of_shard, batch.shards())
+        loss, gradient = next(parts)
+        for shard_loss, shard_gradient in parts:
+            loss += shard_loss
+            gradient += shard_gradient
+        return loss, gradient
+
+    def _part_of_shard(self, shard: Shard) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a shard adds to its batch's mean loss and to its gradient."""
+        scores = self._run(self.network, shard.images)
+        smoothing = self.config.training.label_smoothing
+        loss = functional.cross_entropy(scores, shard.labels, label_smoothing=smoothing)
+        return loss.detach() * shard.share, self.weights.gradient(loss).mul_(shard.share)
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Count one batch of an evaluation."""
@@ -135,9 +138,9 @@ class ImageClassifier(pl.LightningModule):
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Class probabilities `(N, 10)`, averaged with the mirror image's where so configured."""
-        probabilities = self(images).float().softmax(dim=1)
+        probabilities = self(images).softmax(dim=1)
         if self.config.evaluation.flip_average:
-            mirrored = self(images.flip(-1)).float().softmax(dim=1)
+            mirrored = self(images.flip(-1)).softmax(dim=1)
             probabilities = (probabilities + mirrored) / 2
         return probabilities
 

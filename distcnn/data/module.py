@@ -115,12 +115,11 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """What is left of the current epoch; asked for anew at each one."""
-        return EpochLoader(self._rest_of_epoch())
+        return EpochLoader(self._batches(self.position.epoch, self.position.step))
 
-    def _rest_of_epoch(self) -> Iterator[Batch]:
-        """Cut out batch after batch; the epoch's order crosses to the device once."""
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """Cut out an epoch's batches from a step on; its order crosses to the device once."""
         data, order = self._config.data, self.order
-        epoch, first_step = self.position.epoch, self.position.step
         epoch_ids = torch.from_numpy(order.epoch_ids(epoch)).to(self._device)
         for step in range(first_step, order.steps_per_epoch):
             ids = epoch_ids[step]
@@ -151,7 +150,10 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 class EpochLoader:
-    """One item, as Lightning counts: the batches of an epoch, each cut out when asked for."""
+    """One item, as Lightning counts: the batches of an epoch, each cut out when asked for.
+
+    A list would not do: Lightning takes its members for several loaders.
+    """
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches

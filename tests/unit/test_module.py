@@ -179,6 +179,19 @@ def test_probabilities_are_those_of_the_scores(tiny_config, images):
         torch.testing.assert_close(module.probabilities(images), expected)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_scores_are_float32_in_any_precision_with_onednn_or_without(
+    tiny_config, images, monkeypatch, precision
+):
+    module = ImageClassifier(tiny_config.with_values(training={"precision": precision}), 1).eval()
+    with torch.no_grad():
+        scores = module(images)
+        monkeypatch.setattr(onednn, "is_available", lambda: False)
+        otherwise = module(images)
+    assert scores.dtype == otherwise.dtype == torch.float32
+    torch.testing.assert_close(scores, otherwise, rtol=0.05, atol=0.05)
+
+
 def test_flip_average_averages_the_probabilities_of_an_image_and_its_mirror(tiny_config, images):
     config = tiny_config.with_values(evaluation={"flip_average": True})
     module = ImageClassifier(config, num_steps=1).eval()

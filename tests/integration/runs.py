@@ -1,0 +1,99 @@
+"""Runs as processes of their own: started, ended and compared to the last bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+OVERRIDES = [
+    "data.source=synthetic",
+    "data.num_train=3200",
+    "data.num_val=500",
+    "data.flip=true",
+    "data.shift=1",
+    "training.epochs=2",
+    "training.global_batch_size=64",
+    "training.average_weights=0.9",
+    "training.checkpoint_every_steps=3",
+    "schedule.name=one-cycle",
+    "schedule.warmup_fraction=0.25",
+    "workers.cpus=1",
+]
+TIMEOUT_SECONDS = 120
+# What must be the same whatever happened on the way: timings may differ.
+TOLD_ONCE = ("step", "epoch", "train/loss", "val/loss", "val/accuracy", "lr")
+
+
+def distcnn(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "distcnn.cli", *map(str, arguments)]
+
+
+def train_command(run: Path, *more: str) -> list[str]:
+    return distcnn("train", "article", *OVERRIDES, *more, "--run-dir", run)
+
+
+def finish(command: list[str], expected: int = 0) -> str:
+    """Run to the end; what it said."""
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == expected, done.stdout
+    return done.stdout
+
+
+def events(run: Path) -> list[dict[str, object]]:
+    path = run / "events.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.01)
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_and_reach(command: list[str], run: Path, num_saves: int) -> subprocess.Popen[str]:
+    """Start a process and wait until it has committed so many more checkpoints."""
+
+    def saves() -> int:
+        return sum(event["event"] == "checkpoint" for event in events(run))
+
+    before = saves()
+    process = start(command)
+    wait_for(lambda: saves() >= before + num_saves, process)
+    return process
+
+
+def told(run: Path) -> list[tuple[str, ...]]:
+    """The part of `metrics.csv` that a result consists of."""
+    header, *rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    columns = [header.split(",").index(name) for name in TOLD_ONCE]
+    return [tuple(row.split(",")[column] for column in columns) for row in rows]
+
+
+def assert_same_result(run: Path, undisturbed: Path) -> None:
+    results, expected = (
+        json.loads((path / "results.json").read_bytes()) for path in (run, undisturbed)
+    )
+    for part in ("status", "epochs", "weights_sha256", "chosen", "val", "test", "data"):
+        assert results[part] == expected[part], part
+    assert told(run) == told(undisturbed)
+    assert (run / "weights.safetensors").read_bytes() == (
+        undisturbed / "weights.safetensors"
+    ).read_bytes()
