@@ -101,9 +101,9 @@ def _status(results: dict[str, Any], holder: Holder | None, has_checkpoints: boo
 def print_runs(rows: Sequence[dict[str, Any]]) -> None:
     """One line a run, the newest last."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("Run", "Status"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("Epochs", "val/accuracy", "test/accuracy", "Training", "Data"):
+    table.add_column("Run", no_wrap=True)  # Whole, on one line: it is what people copy.
+    table.add_column("Status", overflow="fold")
+    for heading in ("Epochs", "Val acc", "Test acc", "Time", "Data"):
         table.add_column(heading, justify="right")
     for row in rows:
         seconds = row.get("train_seconds")
