@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
 from distcnn.files import DamagedFileError, read_json, write_atomically
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
-from distcnn.run_directory.lease import Holder, current_holder
+from distcnn.run_directory.lease import Holder, Lease, current_holder
 
 # What a run that was killed while it was made may have left.
 _BEFORE_CONFIG = {"lease", "provenance.json"}
@@ -103,12 +103,22 @@ class RunDirectory:
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Add one line to `events.jsonl`: what happened to the run, and when (UTC)."""
-        event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind, **fields}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = {"time": now, "event": kind, **fields}
         with (self.path / "events.jsonl").open("ab+") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             torn = file.read() not in (b"", b"\n")  # A kill has left half a line.
             file.write(b"\n" * torn + json.dumps(event).encode() + b"\n")
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """What happened to the run, oldest first; a line that a kill has torn is left out."""
+        path = self.path / "events.jsonl"
+        events: list[dict[str, Any]] = []
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     def read_checkpoints(self) -> list[CheckpointRecord]:
         """The committed checkpoints, oldest first."""
@@ -136,6 +146,21 @@ def storage_errors_explained(run: RunDirectory) -> Generator[None]:
             " what was committed is safe. Mend that (free some space, say), then:"
             f" distcnn resume {run.path}"
         ) from error
+
+
+@contextmanager
+def leased(run: RunDirectory, notify: Callable[[str], None]) -> Generator[Lease]:
+    """Hold the run's lease until the end of the block.
+
+    Raises:
+        UserError: another process holds it, or the run directory cannot be written.
+    """
+    with storage_errors_explained(run):
+        lease = Lease.acquire(run.lease, notify)
+        try:
+            yield lease
+        finally:
+            lease.release()
 
 
 def new_run(name: str, storage: Path, run_dir: Path | None) -> RunDirectory:

@@ -22,6 +22,7 @@ LEVELS = (
         "config_file",
         "network",
         "flat_weights",
+        "workers",
         "onednn",
         "schedule",
         "metrics",
