@@ -18,7 +18,7 @@ from distcnn.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
-    from distcnn.training.local import RunResult
+    from distcnn.run_directory.run import RunResult
 
 _INTERRUPTED = 130
 _OVERRIDES_HELP = "replace a value of the config, for example training.epochs=5"

@@ -129,6 +129,17 @@ class RunDirectory:
         return current_holder(self.lease)
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended, for now or for good."""
+
+    run: RunDirectory
+    results: dict[str, Any]
+    """What `results.json` holds."""
+    signal_number: int | None = None
+    """The signal that stopped it, if one did."""
+
+
 @contextmanager
 def storage_errors_explained(run: RunDirectory) -> Generator[None]:
     """Turn a failure of the run's storage into an error that says what to do.

@@ -10,7 +10,8 @@ from distcnn.config import RunConfig
 from distcnn.data.module import ImageDataModule
 from distcnn.errors import UserError
 from distcnn.module import ImageClassifier
-from distcnn.training.keeper import Outcome, RunKeeper, TrainingEndedError
+from distcnn.training.keeper import RunKeeper, TrainingEndedError
+from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
 from distcnn.training.process import (
     build_trainer,

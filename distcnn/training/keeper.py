@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,22 +15,13 @@ from distcnn.progress import EpochReport, StepReport
 from distcnn.run_directory.metrics_log import Row
 from distcnn.training.books import open_books
 from distcnn.training.control import Decision
+from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
 from distcnn.training.snapshot import Counters, Snapshot, restore_optimizer
 
 # Steps between two reports: the losses stay on their device until then, so that a GPU need not be
 # waited for at each step. A loss that is not finite is noticed then, or at a save.
 REPORT_EVERY_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended: a final, typed answer, for a machine to act on."""
-
-    status: Literal["completed", "stopped", "failed"]
-    counters: Counters
-    reason: str = ""
-    signal_number: int | None = None
 
 
 class TrainingEndedError(Exception):

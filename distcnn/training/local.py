@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -15,26 +13,17 @@ from distcnn.data.dataset import Dataset
 from distcnn.errors import UsageError
 from distcnn.progress import Watcher
 from distcnn.run_directory.lease import Lease
-from distcnn.run_directory.run import RunDirectory, leased, new_run
+from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
 from distcnn.training import provenance
 from distcnn.training.control import Control, InterruptedNow
-from distcnn.training.finalize import finalize, record_end
+from distcnn.training.finalize import finalize
 from distcnn.training.fit import OutOfMemoryError, fit
-from distcnn.training.keeper import Outcome
+from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
+from distcnn.training.provenance import Ground
 from distcnn.training.resolve import resolve
+from distcnn.training.results import record_end
 from distcnn.workers import Workers
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A run that has ended, for now or for good."""
-
-    run: RunDirectory
-    results: dict[str, Any]
-    """What `results.json` holds."""
-    signal_number: int | None = None
-    """The signal that stopped it, if one did."""
 
 
 def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> RunResult:
@@ -51,7 +40,7 @@ def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> R
     config, dataset = resolve(config, watcher)
     run = new_run(config.name, config.storage.directory, run_dir)
     with leased(run, watcher.note) as lease:
-        run.write_provenance(provenance.collect(config, dataset, launcher="local"))
+        run.write_provenance(provenance.collect(config, Ground.here(config, dataset), "local"))
         # Last: a folder with a config in it is a run, which can be resumed.
         run.write_config(config)
         watcher.note(f"Run directory: {run.path}")
@@ -71,7 +60,7 @@ def resume(run: RunDirectory, watcher: Watcher) -> RunResult:
         return RunResult(run, results)
     config, dataset = resolve(run.read_config(), watcher)
     with leased(run, watcher.note) as lease:
-        provenance.check_same_ground(run, config, dataset, watcher.note)
+        provenance.check_same_ground(run, config, Ground.here(config, dataset), watcher.note)
         return _attempt(config, dataset, run, lease, watcher)
 
 
@@ -99,7 +88,9 @@ def _attempt(
             results = finalize(config, place, outcome)
             assert results is not None, "there is one worker, the first"
             return RunResult(run, results)
-        return RunResult(run, record_end(config, place, outcome), outcome.signal_number)
+        ground = Ground.here(config, dataset)
+        results = record_end(config, run, outcome, place.fence, ground, place.hosts)
+        return RunResult(run, results, outcome.signal_number)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import psutil
 import torch
@@ -30,7 +31,27 @@ _PACKAGES = ("distcnn", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 Launcher = Literal["local", "ray"]
 
 
-def collect(config: RunConfig, dataset: Dataset, launcher: Launcher) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on, besides its config: the same ground gives the same bits."""
+
+    data_name: str
+    data_sha256: str
+    hardware: dict[str, Any]
+    """Of the machine of the first worker, as `hardware` has it."""
+
+    @classmethod
+    def here(cls, config: RunConfig, dataset: Dataset) -> Self:
+        """This machine, with this data."""
+        return cls(dataset.name, dataset.sha256, hardware(config))
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The data, as the documents of a run name it."""
+        return {"name": self.data_name, "sha256": self.data_sha256}
+
+
+def collect(config: RunConfig, ground: Ground, launcher: Launcher) -> dict[str, Any]:
     """Everything a reader needs to judge, or to repeat, the run that is about to start."""
     return {
         "launcher": launcher,
@@ -39,14 +60,14 @@ def collect(config: RunConfig, dataset: Dataset, launcher: Launcher) -> dict[str
         "directory": str(Path.cwd()),
         "git": _git_revision(),
         "versions": versions(),
-        "hardware": hardware(config),
+        "hardware": ground.hardware,
         "config_sha256": config_sha256(config),
-        "data": {"name": dataset.name, "sha256": dataset.sha256},
+        "data": ground.data,
     }
 
 
 def check_same_ground(
-    run: RunDirectory, config: RunConfig, dataset: Dataset, notify: Callable[[str], None]
+    run: RunDirectory, config: RunConfig, ground: Ground, notify: Callable[[str], None]
 ) -> None:
     """Make sure that a run goes on as it began; say where a machine may give other last bits.
 
@@ -65,14 +86,15 @@ def check_same_ground(
             f"{run.config_path} is not what this run began with; half of a run under another config"
             f" would be neither. Start a new run with it: distcnn train {run.config_path}"
         )
-    if dataset.sha256 != before["data"]["sha256"]:
+    if ground.data_sha256 != before["data"]["sha256"]:
         raise UserError(
             f"{run.path} was trained on other data ({before['data']['name']},"
-            f" {before['data']['sha256'][:12]}...) than is found here ({dataset.name},"
-            f" {dataset.sha256[:12]}...); set DISTCNN_DATA_DIR to the data it began with"
+            f" {before['data']['sha256'][:12]}...) than is found here"
+            f" ({ground.data_name}, {ground.data_sha256[:12]}...);"
+            " set DISTCNN_DATA_DIR to the data it began with"
         )
     then = before["hardware"] | before["versions"]
-    now = hardware(config) | versions()
+    now = ground.hardware | versions()
     for part in ("cpu", "instruction_set", "gpu", "torch"):
         if now[part] != then[part]:
             notify(
