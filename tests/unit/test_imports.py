@@ -28,6 +28,7 @@ LEVELS = (
         "metrics",
         "describe",
         "progress",
+        "findings",
     },
     {"data", "run_directory"},
     {"module"},
