@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,29 +73,33 @@ def _look_at_nodes(
         return [], [Finding("fail", "storage", what)]
     try:
         look = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
-        asked = {
-            node.host: look.options(
+        asked = [
+            look.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
             ).remote(config, folder, node.id)
             for node in nodes
-        }
+        ]
         facts: list[NodeFacts] = []
         failures: list[Finding] = []
-        for host, answer in asked.items():
+        for node, answer in zip(nodes, asked, strict=True):
             try:
-                facts.append(ray.get(answer, timeout=_ANSWER_SECONDS))
+                fact: NodeFacts = ray.get(answer, timeout=_ANSWER_SECONDS)
             except RayError as error:
-                failures.append(Finding("fail", host, _unanswered(error)))
-        unseen = [node.host for node in nodes if not (folder / node.id).exists()]
-        failures += [
-            Finding("fail", "storage", f"what {host} wrote to {storage} is not seen by the driver")
-            for host in unseen
-            if any(fact.host == host and not fact.storage for fact in facts)
-        ]
+                failures.append(Finding("fail", node.host, _unanswered(error)))
+                continue
+            facts.append(fact)
+            if not fact.storage and not (folder / node.id).exists():
+                what = f"the driver does not see what {node.host} wrote to {storage}"
+                failures.append(Finding("fail", "storage", what))
         return facts, failures
     finally:
-        for file in folder.iterdir():
-            file.unlink(missing_ok=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # A node that answers too late may still write there.
         folder.rmdir()
 
 

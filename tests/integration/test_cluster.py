@@ -1,0 +1,223 @@
+"""Launches on a Ray cluster of several nodes that was there before, and goes on after."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.integration.launches import (
+    LAUNCHED,
+    attempts,
+    end,
+    launch_command,
+    restarts,
+    wait_for_training,
+)
+from tests.integration.runs import assert_same_result, distcnn, events, finish, start, wait_for
+
+# On nodes of two CPUs each, as Ray counts them: any two have room for three workers.
+ONE_CPU = "workers.cpus=1"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """A home folder of its own, in which Ray keeps the token of the cluster; loopback only."""
+    path = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(path))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def cluster(home: Path) -> Generator[Cluster]:
+    """A head that runs no workers, and two nodes."""
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20},
+    )
+    add_node(cluster, zone="a")
+    add_node(cluster, zone="b")
+    cluster.wait_for_nodes()
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def add_node(cluster: Cluster, zone: str) -> Any:
+    return cluster.add_node(
+        num_cpus=2, object_store_memory=80 * 2**20, labels={"zone": zone}, wait=True
+    )
+
+
+def on(cluster: Cluster, command: list[str]) -> list[str]:
+    return [*command, "--address", cluster.address]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    output = finish(on(cluster, launch_command(run, ONE_CPU)))
+    assert "Preflight passed" in output
+    return run
+
+
+def test_the_loss_of_a_node(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
+    lost = add_node(cluster, zone="c")
+    run = tmp_path / "run"
+    more = [ONE_CPU, "workers.placement=spread"]
+    process = start(on(cluster, launch_command(run, *more)))
+    wait_for_training(run, process, attempt=1, num_saves=3)
+    nodes = {worker["node_id"] for worker in attempts(run)[0]["workers"]}
+    assert lost.node_id in nodes
+    cluster.remove_node(lost, allow_graceful=False)
+    end(process)
+    assert restarts(run) == 1
+    assert lost.node_id not in {worker["node_id"] for worker in attempts(run)[1]["workers"]}
+    assert_same_result(run, undisturbed)
+
+
+def test_a_node_that_is_taken_away_with_notice(
+    cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The workers save at once, and go on elsewhere; it is not counted as a failure."""
+    going = add_node(cluster, zone="c")
+    run = tmp_path / "run"
+    more = [ONE_CPU, "workers.placement=spread", "recovery.max_failures=0"]
+    process = start(on(cluster, launch_command(run, *more, "training.checkpoint_every_steps=1000")))
+    wait_for(lambda: any(event["event"] == "first_step" for event in events(run)), process)
+    drain(cluster, going.node_id)
+    output = end(process)
+    assert "will be taken away: saving, then going on elsewhere" in output
+    assert restarts(run, "preemption") == 1
+    assert restarts(run, "failure") == 0
+    assert going.node_id not in {worker["node_id"] for worker in attempts(run)[1]["workers"]}
+    assert_same_result(run, undisturbed)
+    cluster.remove_node(going, allow_graceful=False)
+
+
+def drain(cluster: Cluster, node_id: str) -> None:
+    """What a cloud's notice becomes in Ray."""
+    from ray._raylet import GcsClient
+
+    deadline_ms = int(1000 * (time.time() + 120))
+    accepted, why = GcsClient(address=cluster.address).drain_node(
+        node_id, 2, "preemption", deadline_ms
+    )
+    assert accepted, why
+
+
+def test_labels_choose_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = [ONE_CPU, "workers.count=2", "workers.label_selector={zone: b}", "training.epochs=1"]
+    finish(on(cluster, launch_command(run, *more)))
+    nodes = {node["NodeID"]: node["Labels"].get("zone") for node in nodes_of(cluster)}
+    assert {nodes[worker["node_id"]] for worker in attempts(run)[0]["workers"]} == {"b"}
+
+
+def nodes_of(cluster: Cluster) -> list[dict[str, Any]]:
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        return ray.nodes()
+    finally:
+        ray.shutdown()
+
+
+def test_what_can_never_run_is_refused_with_what_would(cluster: Cluster, tmp_path: Path) -> None:
+    began = time.monotonic()
+    command = on(cluster, launch_command(tmp_path / "run", "workers.count=5", "workers.cpus=2"))
+    output = finish(command, expected=1)
+    assert time.monotonic() - began < 60
+    assert "asked: 5 workers of 2 CPU" in output
+    assert "there: " in output
+    assert "workers.count=2, or workers.cpus=0.66" in output
+    command = on(cluster, launch_command(tmp_path / "run", "workers.gpus=1"))
+    assert "no node has GPU" in finish(command, expected=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_free_is_waited_for_aloud(
+    cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        holders = [ray.remote(num_cpus=2)(Holder).remote() for _ in range(2)]
+        ray.get([holder.ready.remote() for holder in holders])
+        run = tmp_path / "run"
+        command = on(cluster, launch_command(run, ONE_CPU, "recovery.wait_for_workers_seconds=3"))
+        output = finish(command, expected=1)
+        assert "Waiting for 3 workers of 1 CPU, 0 s of 3 s. Free now: 0 of 4 CPU" in output
+        assert "did not become free within 3 s" in output
+        process = start(on(cluster, launch_command(run, ONE_CPU)))
+        time.sleep(8)
+        for holder in holders:
+            ray.kill(holder)
+        end(process)
+    finally:
+        ray.shutdown()
+    assert_same_result(run, undisturbed)
+
+
+class Holder:
+    def ready(self) -> None:
+        pass
+
+
+def test_auto_never_means_synthetic_on_a_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISTCNN_DATA_DIR", raising=False)
+    monkeypatch.setenv("DISTCNN_CACHE_DIR", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    more = [ONE_CPU, "data.source=auto"]
+    output = finish(on(cluster, launch_command(run, *more)), expected=1)
+    assert "Fashion-MNIST is not there" in output
+    assert "DISTCNN_DATA_DIR" in output
+    assert not run.exists()
+
+
+def test_preflight_alone(cluster: Cluster, tmp_path: Path) -> None:
+    command = on(cluster, distcnn("launch", "article", *LAUNCHED, ONE_CPU, "--preflight"))
+    output = finish([*command, "--run-dir", str(tmp_path / "run")])
+    for line in ("python", "torch", "ray", "distcnn", "storage", "data", "all-reduce"):
+        assert line in output
+    assert "MB/s" in output
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob(".preflight*"))
+
+
+def test_preflight_names_a_storage_that_is_not_shared(cluster: Cluster, tmp_path: Path) -> None:
+    command = on(cluster, distcnn("launch", "article", *LAUNCHED, ONE_CPU, "--preflight"))
+    output = finish([*command, "--run-dir", "/proc/nowhere/run"], expected=1)
+    assert "fail" in output
+    assert "set storage.directory" in output
+
+
+def test_a_submitted_job_finds_its_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray gives a job's entry point the address in RAY_ADDRESS."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    run = tmp_path / "run"
+    output = finish(launch_command(run, ONE_CPU, "workers.count=1", "training.epochs=1"))
+    assert "Preflight passed" in output
+    results = json.loads((run / "results.json").read_bytes())
+    assert results["workers"]["hosts"] == [os.uname().nodename]
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    command = [*launch_command(tmp_path / "run"), "--address", "127.0.0.1:1"]
+    output = finish(command, expected=1)
+    assert "no Ray cluster can be reached at 127.0.0.1:1" in output
+    assert "Traceback" not in output
