@@ -247,7 +247,10 @@ class RunKeeper(pl.Callback):
             optimizer=optimizer_tensors(self._optimizer),
             average={} if average is None else average.state_dict(),
         )
+        # What stands in an object store is put anew at each sync: over ours alone.
+        self._place.lease.check()
         self._log.sync()
+        self._tensorboard.sync()
         record = self._checkpoints.commit(
             snapshot.encode(),
             epoch=self.counters.epoch,

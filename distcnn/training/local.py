@@ -14,6 +14,7 @@ from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset, load
 from distcnn.data.module import divide
 from distcnn.errors import UserError
+from distcnn.location import Location
 from distcnn.progress import Watcher
 from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, new_run, storage_errors_explained
@@ -35,7 +36,7 @@ class RunResult:
     """The signal that stopped it, if one did."""
 
 
-def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> RunResult:
+def train(config: RunConfig, watcher: Watcher, run_dir: Location | None = None) -> RunResult:
     """Train a new run on this machine and finalize it.
 
     Raises:
@@ -88,6 +89,7 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
         chosen, reason = precision.decide(config.model, torch.device("cuda" if gpus else "cpu"))
         watcher.note(f"Precision: {chosen}, since {reason}")
     directory = config.data.directory
+    storage = config.storage.directory
     resolved = config.with_values(
         data={
             "source": dataset.name,
@@ -95,7 +97,11 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
         },
         training={"precision": chosen},
         workers={"cpus": config.workers.cpus or torch.get_num_threads(), "gpus": gpus},
-        storage={"directory": str(config.storage.directory.expanduser().absolute())},
+        storage={
+            "directory": str(
+                storage.expanduser().absolute() if isinstance(storage, Path) else storage
+            )
+        },
     )
     return resolved, dataset
 
