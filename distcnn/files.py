@@ -82,14 +82,19 @@ def append_line(path: Location, line: bytes) -> None:
         # Nothing can be appended to an object: it is replaced, unless another came first.
         while True:
             lines, version = path.read_versioned()
-            if path.put_if(lines + line + b"\n", version) is not None:
+            if path.put_if(lines + _as_next_line(line, lines[-1:]), version) is not None:
                 return
             back_off()
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
-        torn = file.read() not in (b"", b"\n")  # A kill has left half a line.
-        file.write(b"\n" * torn + line + b"\n")
+        file.write(_as_next_line(line, file.read()))
+
+
+def _as_next_line(line: bytes, last_byte: bytes) -> bytes:
+    """A whole line even after half of one, which a kill has left."""
+    is_torn = last_byte not in (b"", b"\n")
+    return b"\n" * is_torn + line + b"\n"
 
 
 @contextmanager
