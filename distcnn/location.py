@@ -12,7 +12,7 @@ from distcnn.object_store import ObjectPath
 Location: TypeAlias = Path | ObjectPath
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(s3):/", re.IGNORECASE)
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
 class LocationError(UsageError, ValueError):
@@ -38,7 +38,7 @@ def location(text: str) -> Location:
         raise LocationError("s3:// lacks a bucket; write s3://bucket/prefix")
     if not _BUCKET.fullmatch(bucket):
         raise LocationError(
-            "s3:// is followed by what cannot be a bucket's name (letters, digits, '.', '_', '-');"
+            "s3:// is followed by what cannot be a bucket's name (3 letters, digits, '.', '_', '-' or more);"
             " write s3://bucket/prefix; credentials belong into boto3's own settings"
         )
     parts = [part for part in parts if part not in ("", ".")]

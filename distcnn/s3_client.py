@@ -127,7 +127,7 @@ def _explain_failure(error: Exception) -> str:
     """What an error without an answer of the store means."""
     from botocore import exceptions
 
-    if isinstance(error, exceptions.HTTPClientError):
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         what = type(error).__name__
         return f"{_host()} cannot be reached ({what}); check the network and AWS_ENDPOINT_URL"
     if isinstance(

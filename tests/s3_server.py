@@ -59,7 +59,8 @@ class S3Server:
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if f"Credential={ACCESS_KEY}/" not in environ.get("HTTP_AUTHORIZATION", ""):
-            return _refuse(environ, start_response, "403 Forbidden", "InvalidAccessKeyId")
+            _read_body(environ)
+            return _refuse(start_response, "403 Forbidden", "InvalidAccessKeyId")
         if environ["REQUEST_METHOD"] not in ("PUT", "DELETE"):
             return self._moto(environ, start_response)
         with self._writing:
@@ -67,16 +68,18 @@ class S3Server:
             if fault == "condition passed over":
                 environ.pop("HTTP_IF_NONE_MATCH", None)
             if fault in ("conflict", "denied"):
-                return _refuse(environ, start_response, _STATUS[fault], _CODES[fault])
+                _read_body(environ)
+                return _refuse(start_response, _STATUS[fault], _CODES[fault])
             if fault != "answer lost":
                 return list(self._moto(environ, start_response))
             list(self._moto(environ, lambda *_: None))
-            return _refuse(environ, start_response, _STATUS[fault], _CODES[fault])
+            return _refuse(start_response, _STATUS[fault], _CODES[fault])
 
 
-def _refuse(
-    environ: dict[str, Any], start_response: Any, status: str, code: str
-) -> Iterable[bytes]:
+def _read_body(environ: dict[str, Any]) -> None:
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+
+
+def _refuse(start_response: Any, status: str, code: str) -> Iterable[bytes]:
     start_response(status, [("Content-Type", "application/xml")])
     return [f"<Error><Code>{code}</Code><Message>as the test has it</Message></Error>".encode()]
