@@ -88,7 +88,8 @@ def append_line(path: Location, line: bytes) -> None:
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
-        file.write(_as_next_line(line, file.read()))
+        # One byte: more is what others have added since.
+        file.write(_as_next_line(line, file.read(1)))
 
 
 def _as_next_line(line: bytes, last_byte: bytes) -> bytes:

@@ -38,7 +38,7 @@ def location(text: str) -> Location:
         raise LocationError("s3:// lacks a bucket; write s3://bucket/prefix")
     if not _BUCKET.fullmatch(bucket):
         raise LocationError(
-            "s3:// is followed by what cannot be a bucket's name (3 letters, digits, '.', '_', '-' or more);"
+            "s3:// is followed by what no bucket's name (three or more of a-z, 0-9, '.', '_', '-');"
             " write s3://bucket/prefix; credentials belong into boto3's own settings"
         )
     parts = [part for part in parts if part not in ("", ".")]

@@ -39,7 +39,7 @@ def test_an_s3_url_is_a_place(text: str, expected: ObjectPath) -> None:
         ("gs://bucket/x", "gs:// is nothing to keep runs in"),
         ("https://bucket.s3.amazonaws.com/x", "https:// is nothing to keep runs in"),
         ("s3://bucket/../x", r"knows no '\.\.'"),
-        ("s3://b u/x", "cannot be a bucket's name"),
+        ("s3://b u/x", "no bucket's name"),
     ],
 )
 def test_a_mistake_is_told_with_what_to_write(text: str, said: str) -> None:
