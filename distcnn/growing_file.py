@@ -1,4 +1,4 @@
-"""A text that grows while a run goes on, safe at each `sync`: a file, or an object put whole."""
+"""A file that grows while a run goes on, safe at each `sync`; in an object store, put whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GrowingFile(ABC):
     """Written by one attempt; one that was taken over can no longer spoil it."""
 
     @abstractmethod
-    def append(self, text: str) -> None:
+    def append(self, content: bytes) -> None:
         """Add to the end; safe after the next `sync`."""
 
     @abstractmethod
@@ -27,21 +27,21 @@ class GrowingFile(ABC):
         """End the writing, whoever owns the run now."""
 
 
-def start_growing(path: Location, text: str) -> GrowingFile:
-    """Replace what is at `path` by `text`, to go on from there."""
+def start_growing(path: Location, content: bytes) -> GrowingFile:
+    """Replace what is at `path` by `content`, to go on from there."""
     if isinstance(path, Path):
-        return _File(path, text)
-    return _Object(path, text)
+        return _File(path, content)
+    return _Object(path, content)
 
 
 class _File(GrowingFile):
-    def __init__(self, path: Path, text: str) -> None:
-        write_atomically(path, text.encode())
+    def __init__(self, path: Path, content: bytes) -> None:
+        write_atomically(path, content)
         # Held open: an attempt that was taken over writes into its own old file, not into ours.
-        self._file = path.open("a", encoding="utf-8", newline="")
+        self._file = path.open("ab")
 
-    def append(self, text: str) -> None:
-        self._file.write(text)
+    def append(self, content: bytes) -> None:
+        self._file.write(content)
         self._file.flush()
 
     def sync(self) -> None:
@@ -52,23 +52,23 @@ class _File(GrowingFile):
 
 
 class _Object(GrowingFile):
-    def __init__(self, path: ObjectPath, text: str) -> None:
+    def __init__(self, path: ObjectPath, content: bytes) -> None:
         self._path = path
-        self._text = text
-        self._version = path.put(text.encode())
+        self._content = content
+        self._version = path.put(content)
         self._is_synced = True
 
-    def append(self, text: str) -> None:
-        self._text += text
+    def append(self, content: bytes) -> None:
+        self._content += content
         self._is_synced = False
 
     def sync(self) -> None:
         if not self._is_synced:
-            self._version = self._path.put(self._text.encode())
+            self._version = self._path.put(self._content)
             self._is_synced = True
 
     def close(self) -> None:
         if not self._is_synced:
             # Only over what we have put: a later attempt may have begun meanwhile.
-            self._path.put_if(self._text.encode(), self._version)
+            self._path.put_if(self._content, self._version)
             self._is_synced = True

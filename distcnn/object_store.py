@@ -210,22 +210,23 @@ class ObjectPath:
             while True:
                 num_tries_left -= 1
                 try:
-                    place = {"Bucket": self.bucket, "Key": self.key}
-                    return s3.put_object(**place, Body=content, **condition)["ETag"]
+                    answer = s3.put_object(
+                        Bucket=self.bucket, Key=self.key, Body=content, **condition
+                    )
+                    return answer["ETag"]
                 except ClientError as error:
                     code = code_of(error)
                     if code in _CONDITION_FAILED | _MISSING:
-                        return (
-                            self._version_if_begun_with(content) if was_sent_again(error) else None
-                        )
+                        may_be_ours = was_sent_again(error)
+                        return self._version_beginning_with(content) if may_be_ours else None
                     if code not in _CONFLICT or not num_tries_left:
                         raise
                 back_off()
 
-    def _version_if_begun_with(self, content: bytes) -> str | None:
-        """Whether a put whose answer was lost has taken place, and failed when it was sent again.
+    def _version_beginning_with(self, content: bytes) -> str | None:
+        """Tells whether a put has taken place whose answer was lost, and which then came second.
 
-        What others have appended since changes nothing about that.
+        Others may have appended to it since.
         """
         now, version = self.read_versioned()
         return version if content and now.startswith(content) else None

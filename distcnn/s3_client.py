@@ -15,8 +15,8 @@ from distcnn.errors import UsageError, UserError
 # A lease's heartbeat that hangs for so long, and is sent again, still comes in time.
 _CONNECT_TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 10
-# About 7 s of back-off in all.
-_NUM_TRIES = 5
+# Some 3 s of back-off in all, or 30 s with a botocore before 2026.
+_NUM_TRIES = 8
 
 _DENIED = {"AccessDenied", "AllAccessDisabled", "403"}
 _CREDENTIALS_REFUSED = {

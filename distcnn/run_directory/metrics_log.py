@@ -46,10 +46,10 @@ def _number(text: str) -> float | int | None:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def _lines(rows: Iterable[Row]) -> str:
+def _encode(rows: Iterable[Row]) -> bytes:
     text = StringIO()
     csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 class MetricsLog:
@@ -58,12 +58,12 @@ class MetricsLog:
     def __init__(self, path: Location, last_step: int) -> None:
         """Drop what an earlier attempt told past step `last_step`; go on from there."""
         rows = [row for row in read_rows(path) if (row["step"] or 0) <= last_step]
-        self._file = start_growing(path, ",".join(COLUMNS) + "\n" + _lines(rows))
+        self._file = start_growing(path, ",".join(COLUMNS).encode() + b"\n" + _encode(rows))
         self.rows = rows
 
     def append(self, row: Row) -> None:
         """Add a row; it is durable after the next `sync`."""
-        self._file.append(_lines([row]))
+        self._file.append(_encode([row]))
         self.rows.append(row)
 
     def sync(self) -> None:

@@ -59,11 +59,11 @@ def test_a_torn_line_does_not_spoil_the_next(place: Location) -> None:
 
 def test_what_grows_is_there_after_each_sync(place: Location) -> None:
     path = place / "metrics.csv"
-    growing = start_growing(path, "a\n")
+    growing = start_growing(path, b"a\n")
     assert path.read_bytes() == b"a\n"
-    growing.append("b\n")
+    growing.append(b"b\n")
     growing.sync()
     assert path.read_bytes() == b"a\nb\n"
-    growing.append("c\n")
+    growing.append(b"c\n")
     growing.close()
     assert path.read_bytes() == b"a\nb\nc\n"
