@@ -19,7 +19,7 @@ from distcnn.location import Location, LocationError, location
 
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
-    from distcnn.training.local import RunResult
+    from distcnn.run_directory.run import RunResult
 
 _INTERRUPTED = 130
 _OVERRIDE = re.compile(r"[^/:]*=")  # A place in an object store may have an `=` in it.
@@ -216,13 +216,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = open_run(options.run)
     from distcnn.progress import watcher
     from distcnn.summary import print_measured
-    from distcnn.training import evaluation, local
+    from distcnn.training import evaluation
+    from distcnn.training.resolve import resolve
+    from distcnn.workers import Workers
 
     # Any machine may evaluate: only training has to go on where it began.
-    config = run.read_config().with_values(workers={"gpus": None})
-    config, dataset = local.resolve(config, watcher())
+    config = run.read_config().with_values(workers={"count": 1, "gpus": None})
+    config, dataset = resolve(config, watcher())
     record = evaluation.choose_checkpoint(run)
-    _, measured = evaluation.evaluate(config, run, record, dataset, [options.split])
+    _, measured = evaluation.evaluate(config, run, record, dataset, [options.split], Workers())
     if options.json:
         print(json.dumps({"split": options.split, "step": record.step} | measured[options.split]))
     else:

@@ -193,10 +193,42 @@ class EvaluationConfig(_Section):
 class WorkersConfig(_Section):
     """What trains. Left open, it is decided on the machine at the start and then recorded."""
 
-    cpus: Positive | None = None
-    """CPU threads; all cores that the process may use by default."""
+    count: Positive = 1
+    """Processes that train together, each on its part of every batch (`distcnn launch`)."""
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """CPUs of each worker, a fraction too; it computes with as many threads, one at least. By
+    default all cores of the machine, shared among its workers; one on a cluster that is given."""
     gpus: Annotated[int, Field(ge=0, le=1)] | None = None
-    """GPUs; one where there is one by default."""
+    """GPUs of each worker; one where there is one for each by default."""
+    placement: Literal["pack", "spread"] = "pack"
+    """`pack` puts workers on as few nodes as possible, `spread` on as many."""
+    accelerator_type: str | None = None
+    """Only on nodes with this accelerator, as Ray names it (`A100`, `H100`, ...)."""
+    label_selector: dict[str, str] = {}
+    """Only on nodes with these labels, as Ray's label selectors have it (`{zone: a}`)."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that each worker computes with."""
+        assert self.cpus is not None, "the config is resolved before training"
+        return max(1, int(self.cpus))
+
+    @property
+    def kind(self) -> str:
+        """How a message calls it."""
+        gpus = f" and {self.gpus} GPU" if self.gpus else ""
+        return f"{self.cpus:g} CPU{gpus}"
+
+
+class RecoveryConfig(_Section):
+    """What a launched run does about what fails around it."""
+
+    max_failures: NonNegative = 3
+    """Restarts after failures (a worker or a node that died or hung), in all."""
+    max_preemptions: NonNegative = 100
+    """Restarts after nodes were taken away with notice; these are nobody's failure."""
+    wait_for_workers_seconds: Annotated[float, Field(ge=0)] = 600
+    """How long to wait for workers that the cluster could have but has not free."""
 
 
 def _as_location(value: object) -> Location:
@@ -230,16 +262,33 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     workers: WorkersConfig = WorkersConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     storage: StorageConfig = StorageConfig()
+
+    @property
+    def num_shards_per_worker(self) -> int:
+        """Into how many shards each worker cuts its part of a batch."""
+        return -(-self.training.num_shards // self.workers.count)
+
+    @model_validator(mode="after")
+    def _every_worker_has_images(self) -> Self:
+        batch, count = self.training.global_batch_size, self.workers.count
+        if count * self.num_shards_per_worker > batch:
+            raise ValueError(
+                f"workers.count = {count} leaves a worker without an image in each of its shards,"
+                f" of training.global_batch_size = {batch}; lower it, or raise the batch size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_norm_has_more_than_one_value(self) -> Self:
-        smallest_shard = self.training.global_batch_size // self.training.num_shards
+        num_shards = self.workers.count * self.num_shards_per_worker
+        smallest_shard = self.training.global_batch_size // num_shards
         for layer in self.model.layers:
             if layer.name.startswith("Batch norm") and layer.output.size**2 * smallest_shard == 1:
                 raise ValueError(
                     f"{layer.name} has one value per channel in a shard of one image and needs two:"
-                    " lower training.num_shards, or set model.batch_norm=false"
+                    " lower training.num_shards or workers.count, or set model.batch_norm=false"
                 )
         return self
 

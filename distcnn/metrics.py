@@ -21,15 +21,20 @@ _BELOW_1 = 1 - 2**-24
 
 
 class EvaluationMetrics(nn.Module):
-    """Collects batches of class probabilities; every sample counts once."""
+    """Collects batches of class probabilities; every sample counts once.
+
+    Of several workers, each counts all samples: the objects' own ways to exchange what they have
+    counted are switched off, since sums of parts differ in the last digit by the number of parts.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric()
-        self.macro_f1 = MulticlassF1Score(num_classes, average="macro", validate_args=False)
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        alike: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}
+        self.loss = MeanMetric(sync_on_compute=False)
+        self.macro_f1 = MulticlassF1Score(num_classes, average="macro", **alike)
+        self.confusion = MulticlassConfusionMatrix(num_classes, **alike)
         self.calibration_error = MulticlassCalibrationError(
-            num_classes, n_bins=_NUM_CALIBRATION_BINS, norm="l1", validate_args=False
+            num_classes, n_bins=_NUM_CALIBRATION_BINS, norm="l1", **alike
         )
 
     def update(self, probabilities: torch.Tensor, labels: torch.Tensor) -> None:

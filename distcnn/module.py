@@ -18,6 +18,7 @@ from distcnn.flat_weights import FlatWeights
 from distcnn.metrics import EvaluationMetrics
 from distcnn.network import build_network
 from distcnn.schedule import learning_rate_factor
+from distcnn.workers import Workers
 
 
 class ImageClassifier(pl.LightningModule):
@@ -35,23 +36,26 @@ class ImageClassifier(pl.LightningModule):
 
     weights: FlatWeights
 
-    def __init__(self, config: RunConfig, num_steps: int) -> None:
+    def __init__(self, config: RunConfig, num_steps: int, workers: Workers) -> None:
         """Build the network with fresh weights.
 
         Args:
             config: the run's, resolved.
             num_steps: optimizer steps of the whole run, for the schedule.
+            workers: which train or evaluate it together.
         """
         super().__init__()
         # A step may consist of several backward passes; it has to be ours from end to end.
         self.automatic_optimization = False
         self.config = config
         self.num_steps = num_steps
+        self.workers = workers
         self.network = build_network(config.model, config.seed)
         self.average = _running_average(self.network, config.training.average_weights)
         self.metrics = EvaluationMetrics(NUM_CLASSES)
         self.on_step_end: Callable[[Batch, torch.Tensor], None] = lambda batch, loss: None
         self.measured: dict[str, Any] = {}
+        self._counted: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
     def kept_network(self) -> nn.Sequential:
@@ -94,7 +98,7 @@ class ImageClassifier(pl.LightningModule):
 
     def learn(self, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """One optimizer step over one global batch; its mean loss, a scalar, detached."""
-        loss, self.weights.vector.grad = self._loss_and_gradient(batch)
+        loss, self.weights.vector.grad = self._combined(batch, *self._loss_and_gradient(batch))
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(batch.step)
         optimizer.step()
@@ -102,8 +106,23 @@ class ImageClassifier(pl.LightningModule):
             self.average.update_parameters(self.network)
         return loss
 
+    def _combined(
+        self, batch: Batch, loss: torch.Tensor, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add up what each worker adds to the loss and to the gradient: the one place that does.
+
+        The running statistics of batch norm are averaged on the way, so that after every step all
+        workers hold the same state.
+        """
+        if self.workers.count > 1:
+            statistics = self.weights.statistics
+            parts = [gradient, statistics * batch.share, loss]
+            gradient, average, loss = self.workers.add_up(parts)
+            statistics.copy_(average)
+        return loss, gradient
+
     def _loss_and_gradient(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch's mean loss, a scalar, and its gradient, the shards added in their order."""
+        """What this worker adds to the batch's mean loss, a scalar, and to its gradient."""
         parts = map(self._part_of_shard, batch.shards())
         loss, gradient = next(parts)
         for shard_loss, shard_gradient in parts:
@@ -119,21 +138,31 @@ class ImageClassifier(pl.LightningModule):
         return loss.detach() * shard.share, self.weights.gradient(loss).mul_(shard.share)
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Count one batch of an evaluation."""
+        """Evaluate one batch; it is counted with those of all workers."""
         images, labels = batch
-        self.metrics.update(self.probabilities(images), labels)
+        if len(labels):  # A worker may have nothing to evaluate.
+            self._counted.append((self.probabilities(images), labels))
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Count one batch of an evaluation."""
+        """Evaluate one batch; it is counted with those of all workers."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Turn the counts into `measured`."""
+        """Count all workers' samples, in the order in which one worker would: `measured`."""
+        device = self.device
+        probabilities = [torch.empty(0, NUM_CLASSES, device=device)]
+        labels = [torch.empty(0, dtype=torch.int64, device=device)]
+        for batch_probabilities, batch_labels in self._counted:
+            probabilities.append(batch_probabilities)
+            labels.append(batch_labels)
+        self._counted.clear()
+        everything = (self.workers.gather(torch.cat(rows)) for rows in (probabilities, labels))
+        self.metrics.update(*everything)
         self.measured = self.metrics.compute()
         self.metrics.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Turn the counts into `measured`."""
+        """Count all workers' samples: `measured`."""
         self.on_validation_epoch_end()
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:

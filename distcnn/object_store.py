@@ -145,9 +145,8 @@ class ObjectPath:
         is_made = mark.put_if(b"", version=None) is not None
         if is_made and mark.put_if(b"", version=None) is not None:
             raise ObjectStoreError(
-                self,
-                "the store passes over If-None-Match, so that two processes could write to one run;"
-                " keep runs in a folder, or in a store with conditional writes",
+                f"{self}: the store passes over If-None-Match, so that two processes could write to"
+                " one run; keep runs in a folder, or in a store with conditional writes"
             )
         if not is_made and not exist_ok:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))

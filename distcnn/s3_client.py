@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from distcnn.errors import UsageError, UserError
@@ -39,11 +39,15 @@ class ObjectStoreError(UserError, OSError):
     of a disk; from everybody else it reaches the user as it is.
     """
 
-    def __init__(self, place: object, what: str) -> None:
-        super().__init__(errno.EIO, f"{place}: {what}")
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EIO, message)
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """So that a worker's error reaches the user from another process."""
+        return type(self), (str(self),)
 
 
 @contextmanager
@@ -63,11 +67,11 @@ def connected(place: object) -> Generator[Any]:
     try:
         yield _client()
     except ClientError as error:
-        raise ObjectStoreError(place, _explain_answer(error)) from error
+        raise ObjectStoreError(f"{place}: {_explain_answer(error)}") from error
     except BotoCoreError as error:
-        raise ObjectStoreError(place, _explain_failure(error)) from error
+        raise ObjectStoreError(f"{place}: {_explain_failure(error)}") from error
     except _EndpointError as error:
-        raise ObjectStoreError(place, f"{error}; mend AWS_ENDPOINT_URL") from error
+        raise ObjectStoreError(f"{place}: {error}; mend AWS_ENDPOINT_URL") from error
 
 
 class _EndpointError(Exception):

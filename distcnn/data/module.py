@@ -11,10 +11,12 @@ import torch
 from distcnn.config import RunConfig
 from distcnn.data.augmentation import augment, sample_bits
 from distcnn.data.dataset import Dataset
-from distcnn.data.order import Ids, SampleOrder, shard_slices, split
+from distcnn.data.order import divide, shard_slices
+from distcnn.workers import Workers
 
-# Images evaluated at once: a constant, so that it never changes a result.
-_EVALUATION_BATCH_SIZE = 1000
+# Images evaluated at once: a constant, so that neither a machine nor the number of workers, which
+# share whole batches out, ever changes a result.
+_EVALUATION_BATCH_SIZE = 500
 _MAX_PIXEL = 255
 
 
@@ -52,27 +54,31 @@ class Shard:
     labels: torch.Tensor
     """int64, `(n,)`."""
     share: float
-    """Of the batch's images."""
+    """Of the global batch's images."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images, still as bytes; made ready shard by shard."""
+    """A worker's part of one step's images, still as bytes; made ready shard by shard."""
 
     step: int
     """Since the start of the run, from 0."""
     pixels: torch.Tensor
     labels: torch.Tensor
     num_shards: int
+    global_size: int
+    """Images of this step over all workers."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def share(self) -> float:
+        """Of the global batch's images."""
+        return len(self.labels) / self.global_size
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order, each made when it is asked for."""
-        for piece in shard_slices(len(self), self.num_shards):
+        for piece in shard_slices(len(self.labels), self.num_shards):
             labels = self.labels[piece]
-            yield Shard(to_float(self.pixels[piece]), labels, len(labels) / len(self))
+            yield Shard(to_float(self.pixels[piece]), labels, len(labels) / self.global_size)
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -80,21 +86,16 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float().div_(_MAX_PIXEL)
 
 
-def divide(dataset: Dataset, config: RunConfig) -> tuple[SampleOrder, Ids]:
-    """The order of the training images, and the numbers of the validation images.
-
-    Raises:
-        UsageError: the config asks for more images than there are.
-    """
-    parts = split(dataset.train_labels, config.seed, config.data.num_train, config.data.num_val)
-    order = SampleOrder(config.seed, parts.train, config.training.global_batch_size)
-    return order, parts.val
-
-
 class ImageDataModule(pl.LightningDataModule):
-    """Training batches in the global order from `position` on; validation and test whole."""
+    """Training batches in the global order from `position` on; validation and test whole.
 
-    def __init__(self, dataset: Dataset, config: RunConfig, device: torch.device) -> None:
+    Of several workers, each cuts its own part out of every batch, and evaluates whole batches of
+    its own: every image is trained on, or counted, by exactly one of them.
+    """
+
+    def __init__(
+        self, dataset: Dataset, config: RunConfig, device: torch.device, workers: Workers
+    ) -> None:
         """Divide the data; bring it to the device (on a CPU, it stays mapped from the file).
 
         Raises:
@@ -103,9 +104,10 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         self._config = config
         self._device = device
+        self._workers = workers
         self._test = dataset.test_images, dataset.test_labels
         self._official_train = self._place(dataset.train_images, dataset.train_labels)
-        self.order, val_ids = divide(dataset, config)
+        self.order, val_ids = divide(dataset.train_labels, config)
         self._val_ids = torch.from_numpy(val_ids).to(device)
         self.position = Position()
 
@@ -119,8 +121,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Cut out an epoch's batches from a step on; its order crosses to the device once."""
-        data, order = self._config.data, self.order
-        epoch_ids = torch.from_numpy(order.epoch_ids(epoch)).to(self._device)
+        data, order, workers = self._config.data, self.order, self._workers
+        part = shard_slices(order.global_batch_size, workers.count)[workers.rank]
+        epoch_ids = torch.from_numpy(order.epoch_ids(epoch)[:, part]).to(self._device)
         for step in range(first_step, order.steps_per_epoch):
             ids = epoch_ids[step]
             pixels, labels = self._official_train.take(ids)
@@ -131,16 +134,17 @@ class ImageDataModule(pl.LightningDataModule):
                 step=epoch * order.steps_per_epoch + step,
                 pixels=pixels,
                 labels=labels,
-                num_shards=self._config.training.num_shards,
+                num_shards=self._config.num_shards_per_worker,
+                global_size=order.global_batch_size,
             )
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation images."""
-        return EvaluationLoader(Images(*self._official_train.take(self._val_ids)))
+        return EvaluationLoader(Images(*self._official_train.take(self._val_ids)), self._workers)
 
     def test_dataloader(self) -> EvaluationLoader:
         """The official test images."""
-        return EvaluationLoader(self._place(*self._test))
+        return EvaluationLoader(self._place(*self._test), self._workers)
 
     def transfer_batch_to_device(
         self, batch: object, device: torch.device, dataloader_idx: int
@@ -166,18 +170,19 @@ class EpochLoader:
 
 
 class EvaluationLoader:
-    """Images in order, each once, as `(float32 (n, 1, 28, 28), int64 (n,))`."""
+    """A worker's images in order, each once, as `(float32 (n, 1, 28, 28), int64 (n,))`."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(self, images: Images, workers: Workers) -> None:
+        pixels = images.pixels.split(_EVALUATION_BATCH_SIZE)
+        labels = images.labels.split(_EVALUATION_BATCH_SIZE)
+        mine = shard_slices(len(pixels), workers.count)[workers.rank]
+        self._batches = list(zip(pixels[mine], labels[mine], strict=True))
+        if not self._batches:  # Lightning skips an evaluation without batches, its end included.
+            self._batches = [(images.pixels[:0], images.labels[:0])]
 
     def __len__(self) -> int:
-        return -(-len(self._images) // _EVALUATION_BATCH_SIZE)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for pixels, labels in zip(
-            self._images.pixels.split(_EVALUATION_BATCH_SIZE),
-            self._images.labels.split(_EVALUATION_BATCH_SIZE),
-            strict=True,
-        ):
+        for pixels, labels in self._batches:
             yield to_float(pixels), labels

@@ -13,6 +13,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.config import RunConfig
 from distcnn.errors import UsageError
 
 Ids = NDArray[np.int64]
@@ -107,6 +108,17 @@ class SampleOrder:
     def sample_ids(self, epoch: int, step: int) -> Ids:
         """The samples of one step of an epoch, `(global_batch_size,)`."""
         return self.epoch_ids(epoch)[step]
+
+
+def divide(train_labels: NDArray[np.uint8], config: RunConfig) -> tuple[SampleOrder, Ids]:
+    """The order of the training images, and the numbers of the validation images.
+
+    Raises:
+        UsageError: the config asks for more images than there are.
+    """
+    parts = split(train_labels, config.seed, config.data.num_train, config.data.num_val)
+    order = SampleOrder(config.seed, parts.train, config.training.global_batch_size)
+    return order, parts.val
 
 
 def shard_slices(batch_size: int, num_shards: int) -> list[slice]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from distcnn.errors import UserError
 from distcnn.files import DamagedFileError, clear_leftovers, read_json, write_atomically
 from distcnn.location import Location
-from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.lease import Fence
 
 
 class CheckpointDamagedError(UserError):
@@ -80,19 +80,19 @@ def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
 class CheckpointWriter:
     """The one owner of a run's checkpoints during an attempt."""
 
-    def __init__(self, directory: Location, lease: Lease, num_kept: int) -> None:
+    def __init__(self, directory: Location, fence: Fence, num_kept: int) -> None:
         """Take over what earlier attempts committed; clear what they left uncommitted.
 
         What is no longer whole is left out, and told by `damages`.
 
         Args:
             directory: the run's `checkpoints/`.
-            lease: the attempt's right to write.
+            fence: of the attempt that writes.
             num_kept: how many of the newest checkpoints to keep, besides the best one.
         """
         directory.mkdir(exist_ok=True)
         self._directory = directory
-        self._lease = lease
+        self._fence = fence
         self._num_kept = num_kept
         self.damages: list[CheckpointDamagedError] = []
         self._records = [record for record in read_index(directory) if self._is_whole(record)]
@@ -119,15 +119,15 @@ class CheckpointWriter:
             LeaseLostError: a later attempt holds the run.
         """
         record = CheckpointRecord(
-            file=f"step-{step:09d}-attempt-{self._lease.attempt:06d}.safetensors",
-            attempt=self._lease.attempt,
+            file=f"step-{step:09d}-attempt-{self._fence.attempt:06d}.safetensors",
+            attempt=self._fence.attempt,
             epoch=epoch,
             step=step,
             sha256=hashlib.sha256(content).hexdigest(),
             weights_sha256=weights_sha256,
             val_accuracy=val_accuracy,
         )
-        self._lease.check()
+        self._fence.check()
         write_atomically(self._directory / record.file, content)
         # A later commit at the same step says more: it has been validated meanwhile.
         self._records = [old for old in self._records if old.step < step] + [record]
@@ -150,14 +150,14 @@ class CheckpointWriter:
         dropped = [record for record in self._records if record not in kept]
         self._records = kept
         self._write_index()
-        self._lease.check()
+        self._fence.check()
         for record in dropped:
             (self._directory / record.file).unlink(missing_ok=True)
 
     def _write_index(self) -> None:
-        self._lease.check()
+        self._fence.check()
         index = json.dumps([asdict(record) for record in self._records], indent=1)
-        path = self._directory / f"index-{self._lease.attempt:06d}.json"
+        path = self._directory / f"index-{self._fence.attempt:06d}.json"
         write_atomically(path, index.encode())
 
     def _clear_uncommitted(self) -> None:

@@ -104,20 +104,46 @@ def current_holder(directory: Location) -> Holder | None:
         raise DamagedFileError(paths[-1]) from error
 
 
+@dataclass(frozen=True)
+class Fence:
+    """What keeps the writers of one attempt from committing anything once a later one has begun.
+
+    It can be given to another process, which then writes for the holder of the lease.
+    """
+
+    directory: Location
+    attempt: int
+    """From 1."""
+
+    def check(self) -> None:
+        """Make sure that the attempt is still the latest; to be called right before every commit.
+
+        Raises:
+            LeaseLostError: a later attempt holds the run.
+        """
+        holder = current_holder(self.directory)
+        if holder is None or holder.attempt != self.attempt:
+            raise LeaseLostError(
+                f"this run was taken over by {holder or 'nobody (its lease is gone)'};"
+                " nothing more is written from here"
+            )
+
+
 class Lease:
     """The right of this process to write to a run, kept alive by a thread until released."""
 
     def __init__(self, directory: Location, holder: Holder) -> None:
         self._directory = directory
         self._holder = holder
+        self._writing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
         self._thread.start()
 
     @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1."""
-        return self._holder.attempt
+    def fence(self) -> Fence:
+        """Of the current attempt."""
+        return Fence(self._directory, self._holder.attempt)
 
     @classmethod
     def acquire(cls, directory: Location, notify: Callable[[str], None]) -> Self:
@@ -138,18 +164,24 @@ class Lease:
             if create_exclusively(_path(directory, mine.attempt), mine.encode()):
                 return cls(directory, mine)
 
-    def check(self) -> None:
-        """Make sure that the run is still ours; to be called right before every commit.
+    def advance(self) -> Fence:
+        """Begin the next attempt, so that nothing the workers of this one still write is read.
 
         Raises:
-            LeaseLostError: a later attempt holds the run.
+            LeaseLostError: another process holds the run.
         """
-        holder = current_holder(self._directory)
-        if holder is None or holder.attempt != self.attempt:
-            raise LeaseLostError(
-                f"this run was taken over by {holder or 'nobody (its lease is gone)'};"
-                " nothing more is written from here"
-            )
+        with self._writing:
+            self.fence.check()
+            following = replace(self._holder, attempt=self._holder.attempt + 1)
+            if not create_exclusively(
+                _path(self._directory, following.attempt), following.encode()
+            ):
+                raise LeaseLostError(
+                    f"this run was taken over by {current_holder(self._directory)};"
+                    " nothing more is written from here"
+                )
+            self._holder = following
+        return self.fence
 
     def release(self) -> None:
         """Give the run back, so that the next attempt need not wait."""
@@ -158,14 +190,16 @@ class Lease:
         released = replace(self._holder, released=True)
         # On a full disk this must not hide what went wrong before: our death is seen anyway.
         with suppress(OSError):
-            write_atomically(_path(self._directory, self.attempt), released.encode())
+            write_atomically(_path(self._directory, released.attempt), released.encode())
 
     def _beat(self) -> None:
         while not self._ended.wait(_HEARTBEAT_SECONDS):
-            self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1)
-            # A full disk must not end a run between checkpoints: the next beat may succeed.
-            with suppress(OSError):
-                write_atomically(_path(self._directory, self.attempt), self._holder.encode())
+            with self._writing:
+                self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1)
+                # A full disk must not end a run between checkpoints: the next beat may succeed.
+                with suppress(OSError):
+                    path = _path(self._directory, self._holder.attempt)
+                    write_atomically(path, self._holder.encode())
 
 
 def _wait_until_gone(directory: Location, holder: Holder, notify: Callable[[str], None]) -> None:

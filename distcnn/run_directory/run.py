@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from distcnn.errors import UsageError, UserError
 from distcnn.files import DamagedFileError, append_line, read_json, write_atomically
 from distcnn.location import Location
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
-from distcnn.run_directory.lease import Holder, current_holder
+from distcnn.run_directory.lease import Holder, Lease, current_holder
 from distcnn.s3_client import ObjectStoreError
 
 # What a run that was killed while it was made may have left.
@@ -103,8 +103,18 @@ class RunDirectory:
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Add one line to `events.jsonl`: what happened to the run, and when (UTC)."""
-        event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind, **fields}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = {"time": now, "event": kind, **fields}
         append_line(self.path / "events.jsonl", json.dumps(event).encode())
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """What happened to the run, oldest first; a line that a kill has torn is left out."""
+        path = self.path / "events.jsonl"
+        events: list[dict[str, Any]] = []
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     def read_checkpoints(self) -> list[CheckpointRecord]:
         """The committed checkpoints, oldest first."""
@@ -115,12 +125,23 @@ class RunDirectory:
         return current_holder(self.lease)
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended, for now or for good."""
+
+    run: RunDirectory
+    results: dict[str, Any]
+    """What `results.json` holds."""
+    signal_number: int | None = None
+    """The signal that stopped it, if one did."""
+
+
 @contextmanager
 def storage_errors_explained(run: RunDirectory) -> Generator[None]:
     """Turn a failure of the run's storage into an error that says what to do.
 
     Raises:
-        UserError: the disk is full, the folder cannot be written any more, or the object store.
+        UserError: the disk is full, or the place cannot be written any more.
     """
     try:
         yield
@@ -132,6 +153,21 @@ def storage_errors_explained(run: RunDirectory) -> Generator[None]:
             f"cannot write to the run directory {run.path}: {error.strerror};"
             f" what was committed is safe. Mend that{hint}, then: distcnn resume {run.path}"
         ) from error
+
+
+@contextmanager
+def leased(run: RunDirectory, notify: Callable[[str], None]) -> Generator[Lease]:
+    """Hold the run's lease until the end of the block.
+
+    Raises:
+        UserError: another process holds it, or the run directory cannot be written.
+    """
+    with storage_errors_explained(run):
+        lease = Lease.acquire(run.lease, notify)
+        try:
+            yield lease
+        finally:
+            lease.release()
 
 
 def new_run(name: str, storage: Location, run_dir: Location | None) -> RunDirectory:

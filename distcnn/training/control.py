@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
+from distcnn.workers import Workers
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,20 +33,36 @@ class InterruptedNow(BaseException):
 
 
 class Control:
-    """Collects requests at any moment; answers at step boundaries."""
+    """Collects requests at any moment; answers at step boundaries, alike on all workers."""
 
-    def __init__(self, checkpoint_every_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        checkpoint_every_steps: int | None = None,
+        listen_every_steps: int = 1,
+    ) -> None:
+        """Begin without a request.
+
+        Args:
+            workers: which have to agree to stop.
+            checkpoint_every_steps: how often to save; None for never between epochs.
+            listen_every_steps: how often the workers look whether they agree to stop, which waits
+                for the device.
+        """
+        self._workers = workers
         self._checkpoint_every_steps = checkpoint_every_steps
+        self._listen_every_steps = listen_every_steps
         self._stop: Decision | None = None
 
     def request_stop(self, reason: str, signal_number: int | None = None) -> None:
         """Have the run saved and stopped at the next step boundary."""
         self._stop = Decision("stop", reason, signal_number)
+        self._workers.wish_to_stop()
 
     def decide(self, step: int) -> Decision:
         """The decision after `step` steps since the start of the run."""
-        if self._stop is not None:
-            return self._stop
+        if step % self._listen_every_steps == 0 and self._workers.agree_to_stop():
+            return self._stop or Decision("stop", "another worker was asked to")
         if self._checkpoint_every_steps and step % self._checkpoint_every_steps == 0:
             return Decision("save", "checkpoint_every_steps")
         return CONTINUE

@@ -14,6 +14,7 @@ from distcnn.run_directory.checkpoints import CheckpointRecord, best, read_check
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.process import build_trainer, prepare_process
 from distcnn.training.snapshot import Snapshot
+from distcnn.workers import Workers
 
 Split = Literal["val", "test"]
 
@@ -39,15 +40,20 @@ def choose_checkpoint(run: RunDirectory) -> CheckpointRecord:
 def evaluate(
     config: RunConfig,
     run: RunDirectory,
-    record: CheckpointRecord,
+    record: CheckpointRecord | None,
     dataset: Dataset,
     splits: list[Split],
+    workers: Workers,
 ) -> tuple[ImageClassifier, dict[str, dict[str, Any]]]:
-    """A checkpoint's network, and what each split measures of it, by the split's name."""
+    """A checkpoint's network, and what each split measures of it, by the split's name.
+
+    The workers share the images out; only the first of them needs a `record`, and reads it.
+    """
     device = prepare_process(config)
-    snapshot = Snapshot.decode(read_checkpoint(run.checkpoints, record))
-    data = ImageDataModule(dataset, config, device)
-    module = ImageClassifier(config, num_steps=record.step)
+    content = read_checkpoint(run.checkpoints, record) if record is not None else None
+    snapshot = Snapshot.decode(workers.broadcast(content) or b"")
+    data = ImageDataModule(dataset, config, device, workers)
+    module = ImageClassifier(config, num_steps=1, workers=workers)  # It is not trained.
     module.network.load_state_dict(snapshot.network)
     if module.average is not None:
         module.average.load_state_dict(snapshot.average)

@@ -8,14 +8,29 @@ import torch
 
 from distcnn.config import RunConfig
 from distcnn.data.module import ImageDataModule
+from distcnn.errors import UserError
 from distcnn.module import ImageClassifier
-from distcnn.training.keeper import Outcome, RunKeeper, TrainingEndedError
+from distcnn.training.keeper import RunKeeper, TrainingEndedError
+from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
 from distcnn.training.process import (
     build_trainer,
     long_lived_objects_spared,
     prepare_process,
 )
+from distcnn.training.snapshot import Counters
+
+
+class OutOfMemoryError(UserError):
+    """A batch did not fit into memory.
+
+    Attributes:
+        counters: how far this worker had come.
+    """
+
+    def __init__(self, message: str, counters: Counters) -> None:
+        super().__init__(message)
+        self.counters = counters
 
 
 def fit(config: RunConfig, place: Place) -> Outcome:
@@ -26,16 +41,18 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         place: where, and with which data.
 
     Returns:
-        How it ended. A stop on request, a loss that is not finite and a batch that does not fit
-        into memory are outcomes, not errors.
+        How it ended. A stop on request and a loss that is not finite are outcomes, not errors:
+        all workers see them at the same step.
 
     Raises:
+        OutOfMemoryError: a batch does not fit into the memory of this worker.
         LeaseLostError: a later attempt has taken the run over.
         OSError: the run directory cannot be written (any more).
     """
     device = prepare_process(config)
-    data = ImageDataModule(place.dataset, config, device)
-    module = ImageClassifier(config, config.training.epochs * data.order.steps_per_epoch)
+    data = ImageDataModule(place.dataset, config, device, place.workers)
+    num_steps = config.training.epochs * data.order.steps_per_epoch
+    module = ImageClassifier(config, num_steps, place.workers)
     with closing(RunKeeper(place, module, data)) as keeper:
         if keeper.is_finished:
             return Outcome("completed", keeper.counters)
@@ -49,7 +66,7 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return Outcome("failed", keeper.counters, _out_of_memory_remedy(config))
+            raise OutOfMemoryError(_out_of_memory_remedy(config), keeper.counters) from error
         finally:
             place.watcher.end()
         return Outcome("completed", keeper.counters)

@@ -1,45 +1,27 @@
-"""The callback that owns all of a run but its arithmetic: state, saving, reports, control."""
+"""The callback that owns all of a run but its arithmetic: state, reports, control."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import psutil
 import pytorch_lightning as pl
 import torch
 
 from distcnn.data.module import Batch, ImageDataModule, Position
 from distcnn.module import ImageClassifier
 from distcnn.progress import EpochReport, StepReport
-from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
-from distcnn.run_directory.metrics_log import MetricsLog, Row
+from distcnn.run_directory.metrics_log import Row
+from distcnn.training.books import open_books
 from distcnn.training.control import Decision
+from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
-from distcnn.training.snapshot import (
-    Counters,
-    Snapshot,
-    optimizer_tensors,
-    restore_optimizer,
-    weights_sha256,
-)
-from distcnn.training.tensorboard_log import TensorBoardLog
+from distcnn.training.snapshot import Counters, Snapshot, restore_optimizer
 
 # Steps between two reports: the losses stay on their device until then, so that a GPU need not be
 # waited for at each step. A loss that is not finite is noticed then, or at a save.
 REPORT_EVERY_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended: a final, typed answer, for a machine to act on."""
-
-    status: Literal["completed", "stopped", "failed"]
-    counters: Counters
-    reason: str = ""
-    signal_number: int | None = None
 
 
 class TrainingEndedError(Exception):
@@ -51,27 +33,24 @@ class TrainingEndedError(Exception):
 
 
 class RunKeeper(pl.Callback):
-    """Keeps one attempt's books at step boundaries.
+    """Keeps one worker's counters at step boundaries, and has the books written.
 
     The order at a boundary is always the same: count the step, look at the losses, tell the
-    metrics, then decide. A checkpoint is committed only once the rows it stands on are durable.
+    metrics, then decide. All workers decide alike: what they decide by is the same on each.
     """
 
     def __init__(self, place: Place, module: ImageClassifier, data: ImageDataModule) -> None:
-        """Read the newest committed checkpoint, if there is one, and clear what is past it."""
+        """Begin where the newest committed checkpoint stands, as the worker that reads it tells."""
         self._config = module.config
         self._place = place
         self._module = module
         self._data = data
-        self._checkpoints = CheckpointWriter(
-            place.run.checkpoints, place.lease, self._config.training.keep_checkpoints
-        )
-        self._restored = self._newest_snapshot()
+        self._books = open_books(place, self._config.training.keep_checkpoints)
+        content = place.workers.broadcast(self._books.newest_checkpoint())
+        self._restored = None if content is None else Snapshot.decode(content)
         self.counters = self._restored.counters if self._restored else Counters()
         data.position = Position(self.counters.epoch, self.counters.step)
         module.on_step_end = self._on_step_end
-        self._log = MetricsLog(place.run.metrics_path, last_step=self._global_step)
-        self._tensorboard = TensorBoardLog(place.run.tensorboard, self._log.rows)
         self._unread_losses: list[torch.Tensor] = []
         self._clock_started = 0.0
         self._is_first_step = True
@@ -87,8 +66,7 @@ class RunKeeper(pl.Callback):
 
     def close(self) -> None:
         """End the attempt's writing."""
-        self._log.close()
-        self._tensorboard.close()
+        self._books.close()
 
     # Lightning's hooks and the module's, in the order in which they are called.
 
@@ -110,7 +88,7 @@ class RunKeeper(pl.Callback):
         if self._is_first_step:
             self._record_first_step()
         self.counters.step += 1
-        self.counters.num_images += len(batch)
+        self.counters.num_images += batch.global_size
         if self.counters.step == self._data.order.steps_per_epoch:
             return  # The end of the epoch is a boundary of its own, once it is validated.
         if self.counters.step % REPORT_EVERY_STEPS == 0:
@@ -154,12 +132,8 @@ class RunKeeper(pl.Callback):
         """Note how long the user waited for this attempt to get going."""
         self._is_first_step = False
         self._unread_losses[0].item()  # Waits for the device.
-        seconds = time.time() - psutil.Process().create_time()
-        self._place.run.append_event(
-            "first_step",
-            attempt=self._place.lease.attempt,
-            seconds_since_process_start=round(seconds, 2),
-        )
+        seconds = time.time() - self._place.waiting_since
+        self._books.event("first_step", seconds_waited=round(seconds, 2))
 
     def _read_losses(self) -> None:
         """Fetch the losses from their device and stop the clock: this waits for the device.
@@ -233,32 +207,15 @@ class RunKeeper(pl.Callback):
             "images_per_second": round(images_per_second, 1),
             "train_seconds": round(counters.train_seconds, 3),
         }
-        self._log.append(row)
-        self._tensorboard.append(row)
+        self._books.row(row)
         counters.interval_losses.clear()
         self._row_written_at = counters.train_seconds, counters.num_images
         return images_per_second
 
     def _save(self, val_accuracy: float | None) -> None:
-        average = self._module.average
-        snapshot = Snapshot(
-            counters=self.counters,
-            network=self._module.network.state_dict(),
-            optimizer=optimizer_tensors(self._optimizer),
-            average={} if average is None else average.state_dict(),
+        self._books.save(
+            self._module, self._optimizer, self.counters, self._global_step, val_accuracy
         )
-        # What stands in an object store is put anew at each sync: over ours alone.
-        self._place.lease.check()
-        self._log.sync()
-        self._tensorboard.sync()
-        record = self._checkpoints.commit(
-            snapshot.encode(),
-            epoch=self.counters.epoch,
-            step=self._global_step,
-            weights_sha256=weights_sha256(self._module.kept_network.state_dict()),
-            val_accuracy=val_accuracy,
-        )
-        self._place.run.append_event("checkpoint", step=record.step, attempt=record.attempt)
 
     def _check_weights(self) -> None:
         """Make sure that no checkpoint is committed that could not be trained on.
@@ -277,24 +234,13 @@ class RunKeeper(pl.Callback):
             )
 
     def _diverged(self, what: str) -> TrainingEndedError:
-        records = self._checkpoints.records
-        kept = f"step {records[-1].step} is kept" if records else "none was saved before"
         lower = self._config.optimizer.lr / 2
         reason = (
-            f"{what} of {self._module.num_steps}; the last good checkpoint: {kept}."
+            f"{what} of {self._module.num_steps}; the last good checkpoint: {self._books.kept()}."
             f" It would happen again: start a new run with a lower learning rate, say distcnn train"
             f" {self._place.run.config_path} optimizer.lr={lower:g}"
         )
         return TrainingEndedError(Outcome("failed", self.counters, reason))
-
-    def _newest_snapshot(self) -> Snapshot | None:
-        for damage in self._checkpoints.damages:
-            self._place.watcher.note(f"{damage}; going on without it")
-            self._place.run.append_event("checkpoint_damaged", what=str(damage))
-        if not self._checkpoints.records:
-            return None
-        newest = self._checkpoints.records[-1]
-        return Snapshot.decode(read_checkpoint(self._place.run.checkpoints, newest))
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._module.network.load_state_dict(snapshot.network)

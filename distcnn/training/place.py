@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 
 from distcnn.data.dataset import Dataset
 from distcnn.progress import Watcher
-from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.lease import Fence
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.control import Control
+from distcnn.workers import Workers
 
 
 @dataclass(frozen=True)
 class Place:
-    """One attempt at a run, on this machine."""
+    """One worker's part in one attempt at a run."""
 
     run: RunDirectory
-    lease: Lease
+    fence: Fence
     dataset: Dataset
     control: Control
     watcher: Watcher
+    waiting_since: float
+    """When the wait for the attempt's first step began, in seconds since the epoch (Unix)."""
+    workers: Workers = field(default_factory=Workers)
+    hosts: tuple[str, ...] = field(default_factory=lambda: (socket.gethostname(),))
+    """Of each worker, in the order of their ranks."""

@@ -75,8 +75,7 @@ def prepare_process(config: RunConfig) -> torch.device:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning 2.6 asks torch's trees in a way that newer torch would have it not do.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-    assert config.workers.cpus is not None, "the config is resolved before training"
-    torch.set_num_threads(config.workers.cpus)
+    torch.set_num_threads(config.workers.threads)
     keep_freed_memory()
     if not config.workers.gpus:
         return torch.device("cpu")

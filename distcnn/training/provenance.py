@@ -10,32 +10,97 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import psutil
 import torch
 
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
+from distcnn.errors import UserError
+from distcnn.run_directory.run import RunDirectory
 
 _PACKAGES = ("distcnn", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 
 
-def collect(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+Launcher = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on, besides its config: the same ground gives the same bits."""
+
+    data_name: str
+    data_sha256: str
+    hardware: dict[str, Any]
+    """Of the machine of the first worker, as `hardware` has it."""
+
+    @classmethod
+    def here(cls, config: RunConfig, dataset: Dataset) -> Self:
+        """This machine, with this data."""
+        return cls(dataset.name, dataset.sha256, hardware(config))
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The data, as the documents of a run name it."""
+        return {"name": self.data_name, "sha256": self.data_sha256}
+
+
+def collect(config: RunConfig, ground: Ground, launcher: Launcher) -> dict[str, Any]:
     """Everything a reader needs to judge, or to repeat, the run that is about to start."""
     return {
+        "launcher": launcher,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "directory": str(Path.cwd()),
         "git": _git_revision(),
         "versions": versions(),
-        "hardware": hardware(config),
+        "hardware": ground.hardware,
         "config_sha256": config_sha256(config),
-        "data": {"name": dataset.name, "sha256": dataset.sha256},
+        "data": ground.data,
     }
+
+
+def check_same_ground(
+    run: RunDirectory, config: RunConfig, ground: Ground, notify: Callable[[str], None]
+) -> None:
+    """Make sure that a run goes on as it began; say where a machine may give other last bits.
+
+    Raises:
+        UserError: the config or the data are others.
+    """
+    before = run.read_provenance()
+    if before is None:
+        notify(
+            f"{run.path} has no provenance.json: whether its config, its data and this machine are"
+            " those it began with cannot be told"
+        )
+        return
+    if config_sha256(config) != before["config_sha256"]:
+        raise UserError(
+            f"{run.config_path} is not what this run began with; half of a run under another config"
+            f" would be neither. Start a new run with it: distcnn train {run.config_path}"
+        )
+    if ground.data_sha256 != before["data"]["sha256"]:
+        raise UserError(
+            f"{run.path} was trained on other data ({before['data']['name']},"
+            f" {before['data']['sha256'][:12]}...) than is found here"
+            f" ({ground.data_name}, {ground.data_sha256[:12]}...);"
+            " set DISTCNN_DATA_DIR to the data it began with"
+        )
+    then = before["hardware"] | before["versions"]
+    now = ground.hardware | versions()
+    for part in ("cpu", "instruction_set", "gpu", "torch"):
+        if now[part] != then[part]:
+            notify(
+                f"This run began on another {part} ({then[part]}, here {now[part]}):"
+                " it goes on, but its last bits may differ from those of an undisturbed run"
+            )
 
 
 def versions() -> dict[str, str]:
@@ -57,7 +122,7 @@ def hardware(config: RunConfig) -> dict[str, Any]:
         "cpu": cpu_name(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
-        "threads": config.workers.cpus,
+        "threads": config.workers.threads,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if config.workers.gpus else None,
     }

@@ -26,6 +26,7 @@ LEVELS = (
         "growing_file",
         "network",
         "flat_weights",
+        "workers",
         "onednn",
         "schedule",
         "metrics",

@@ -9,6 +9,7 @@ from distcnn.data.module import ImageDataModule, to_float
 from distcnn.module import ImageClassifier
 from distcnn.network import build_network
 from distcnn.training.process import build_trainer
+from distcnn.workers import Workers
 
 # Lightning asks torch's trees in a way that newer torch would have it not do.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
@@ -43,8 +44,8 @@ def train(tiny_dataset, tiny_config):
 
     def train(**sections):
         config = tiny_config.with_values(**sections)
-        data = ImageDataModule(tiny_dataset, config, CPU)
-        module = ImageClassifier(config, num_steps=data.order.steps_per_epoch)
+        data = ImageDataModule(tiny_dataset, config, CPU, Workers())
+        module = ImageClassifier(config, num_steps=data.order.steps_per_epoch, workers=Workers())
         recorder = Recorder()
         build_trainer(config, recorder, num_epochs=1).fit(module, datamodule=data)
         return module, recorder
@@ -74,7 +75,7 @@ def exact_gradient(config, batch, num_pieces=1):
         )
         for images, labels in pieces
     ]
-    (sum(losses) / len(batch)).backward()
+    (sum(losses) / len(batch.labels)).backward()
     return torch.cat([weight.grad.reshape(-1) for weight in network.parameters()])
 
 
@@ -162,7 +163,7 @@ def test_the_average_of_the_weights_follows_its_recursion(train):
 
 
 def test_without_an_average_the_network_itself_is_kept(tiny_config):
-    module = ImageClassifier(tiny_config, num_steps=1)
+    module = ImageClassifier(tiny_config, num_steps=1, workers=Workers())
     assert module.average is None
     assert module.kept_network is module.network
 
@@ -173,7 +174,7 @@ def images():
 
 
 def test_probabilities_are_those_of_the_scores(tiny_config, images):
-    module = ImageClassifier(tiny_config, num_steps=1).eval()
+    module = ImageClassifier(tiny_config, num_steps=1, workers=Workers()).eval()
     with torch.no_grad():
         expected = module.network(images).softmax(dim=1)
         torch.testing.assert_close(module.probabilities(images), expected)
@@ -183,7 +184,9 @@ def test_probabilities_are_those_of_the_scores(tiny_config, images):
 def test_scores_are_float32_in_any_precision_with_onednn_or_without(
     tiny_config, images, monkeypatch, precision
 ):
-    module = ImageClassifier(tiny_config.with_values(training={"precision": precision}), 1).eval()
+    module = ImageClassifier(
+        tiny_config.with_values(training={"precision": precision}), 1, Workers()
+    ).eval()
     with torch.no_grad():
         scores = module(images)
         monkeypatch.setattr(onednn, "is_available", lambda: False)
@@ -194,7 +197,7 @@ def test_scores_are_float32_in_any_precision_with_onednn_or_without(
 
 def test_flip_average_averages_the_probabilities_of_an_image_and_its_mirror(tiny_config, images):
     config = tiny_config.with_values(evaluation={"flip_average": True})
-    module = ImageClassifier(config, num_steps=1).eval()
+    module = ImageClassifier(config, num_steps=1, workers=Workers()).eval()
     with torch.no_grad():
         plain = module.network(images).softmax(dim=1)
         mirrored = module.network(images.flip(3)).softmax(dim=1)
@@ -202,8 +205,8 @@ def test_flip_average_averages_the_probabilities_of_an_image_and_its_mirror(tiny
 
 
 def test_an_evaluation_counts_every_sample_once(tiny_config, tiny_dataset):
-    module = ImageClassifier(tiny_config, num_steps=1)
-    data = ImageDataModule(tiny_dataset, tiny_config, CPU)
+    module = ImageClassifier(tiny_config, num_steps=1, workers=Workers())
+    data = ImageDataModule(tiny_dataset, tiny_config, CPU, Workers())
     trainer = build_trainer(tiny_config)
     trainer.validate(module, datamodule=data, verbose=False)
     assert module.measured["num_samples"] == 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -233,6 +235,11 @@ def test_a_denied_write_names_what_is_to_be_granted(
     s3_server.faults.append("denied")
     with pytest.raises(ObjectStoreError, match=r"access denied to PutObject.*s3:PutObject"):
         (bucket / "x").put(b"")
+
+
+def test_an_error_comes_whole_out_of_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(ObjectStoreError("s3://b/x: what")))
+    assert (str(error), error.errno) == ("s3://b/x: what", errno.EIO)
 
 
 def test_a_missing_boto3_comes_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

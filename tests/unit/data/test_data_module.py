@@ -4,6 +4,7 @@ import torch
 
 from distcnn.data.augmentation import augment, sample_bits
 from distcnn.data.module import ImageDataModule, Position, to_float
+from distcnn.workers import Workers
 
 CPU = torch.device("cpu")
 
@@ -13,7 +14,7 @@ def build(tiny_dataset, tiny_config):
     """Builds the data module, with some fields of the config replaced."""
 
     def build(**sections):
-        return ImageDataModule(tiny_dataset, tiny_config.with_values(**sections), CPU)
+        return ImageDataModule(tiny_dataset, tiny_config.with_values(**sections), CPU, Workers())
 
     return build
 
@@ -105,7 +106,7 @@ def test_validation_holds_each_of_its_images_once_and_none_of_training(build, ti
 def test_the_test_split_is_read_whole_in_its_order(build, tiny_dataset):
     loader = build().test_dataloader()
     batches = list(loader)
-    assert len(loader) == len(batches) == 2
+    assert len(loader) == len(batches) == 3
     images = torch.cat([images for images, _ in batches])
     np.testing.assert_array_equal(
         images.squeeze(1), to_float(torch.from_numpy(tiny_dataset.test_images))

@@ -46,7 +46,7 @@ def commit(writer: CheckpointWriter, step: int, accuracy: float | None = None) -
 
 
 def test_what_is_committed_is_read_back(place: Location, lease: Lease) -> None:
-    writer = CheckpointWriter(place / "checkpoints", lease, num_kept=2)
+    writer = CheckpointWriter(place / "checkpoints", lease.fence, num_kept=2)
     record = commit(writer, 7)
     assert read_index(place / "checkpoints") == [record]
     content = read_checkpoint(place / "checkpoints", record)
@@ -60,7 +60,7 @@ def test_the_newest_and_the_best_are_kept(
 ) -> None:
     directory = tmp_path_factory.mktemp("run")
     lease = Lease.acquire(directory / "lease", print)
-    writer = CheckpointWriter(directory / "checkpoints", lease, num_kept)
+    writer = CheckpointWriter(directory / "checkpoints", lease.fence, num_kept)
     done: list[CheckpointRecord] = []
     step = 0
     for gap, accuracy in commits:
@@ -76,7 +76,7 @@ def test_the_newest_and_the_best_are_kept(
 
 
 def test_of_equally_good_ones_the_earliest_is_best(place: Location, lease: Lease) -> None:
-    writer = CheckpointWriter(place / "checkpoints", lease, num_kept=5)
+    writer = CheckpointWriter(place / "checkpoints", lease.fence, num_kept=5)
     for step, accuracy in ((10, 0.5), (20, 0.9), (25, None), (30, 0.9)):
         commit(writer, step, accuracy)
     chosen = best(writer.records)
@@ -87,12 +87,12 @@ def test_of_equally_good_ones_the_earliest_is_best(place: Location, lease: Lease
 def test_the_next_attempt_inherits_and_clears(place: Location) -> None:
     directory = place / "checkpoints"
     first = Lease.acquire(place / "lease", print)
-    kept = commit(CheckpointWriter(directory, first, num_kept=2), 10, 0.5)
+    kept = commit(CheckpointWriter(directory, first.fence, num_kept=2), 10, 0.5)
     first.release()
     write_atomically(directory / f"{TEMPORARY_PREFIX}torn", b"half")
     write_atomically(directory / "step-000000099-attempt-000001.safetensors", b"never committed")
     second = Lease.acquire(place / "lease", print)
-    writer = CheckpointWriter(directory, second, num_kept=2)
+    writer = CheckpointWriter(directory, second.fence, num_kept=2)
     assert writer.records == [kept]
     assert {path.name for path in directory.iterdir()} == {
         kept.file,
@@ -106,11 +106,11 @@ def test_a_writer_that_was_taken_for_dead_changes_nothing(place: Location) -> No
     """Even where its last check came just before the run was taken over."""
     directory = place / "checkpoints"
     early = Lease.acquire(place / "lease", print)
-    early_writer = CheckpointWriter(directory, early, num_kept=1)
+    early_writer = CheckpointWriter(directory, early.fence, num_kept=1)
     commit(early_writer, 10, 0.5)
     early.release()
     late = Lease.acquire(place / "lease", print)
-    late_writer = CheckpointWriter(directory, late, num_kept=1)
+    late_writer = CheckpointWriter(directory, late.fence, num_kept=1)
     before = read_index(directory)
     with pytest.raises(LeaseLostError):
         commit(early_writer, 20, 0.9)
@@ -125,7 +125,7 @@ def test_a_writer_that_was_taken_for_dead_changes_nothing(place: Location) -> No
 @pytest.mark.parametrize("damage", ["missing", "altered", "truncated"])
 def test_damage_is_named(place: Location, lease: Lease, damage: str) -> None:
     directory = place / "checkpoints"
-    record = commit(CheckpointWriter(directory, lease, num_kept=1), 10)
+    record = commit(CheckpointWriter(directory, lease.fence, num_kept=1), 10)
     path = directory / record.file
     if damage == "missing":
         path.unlink()

@@ -80,7 +80,7 @@ def claim_for_another_host(directory: Location, attempt: int = 1, heartbeat: int
 def test_attempts_are_counted(place: Location) -> None:
     for expected in (1, 2, 3):
         lease = acquire(place)
-        assert lease.attempt == expected
+        assert lease.fence.attempt == expected
         lease.release()
 
 
@@ -109,7 +109,7 @@ def test_a_killed_holder_on_this_host_is_replaced_at_once(
     started = time.monotonic()
     lease = acquire(place)
     assert time.monotonic() - started < 1
-    assert lease.attempt == 2
+    assert lease.fence.attempt == 2
     lease.release()
 
 
@@ -118,7 +118,7 @@ def test_a_reused_process_number_is_not_the_holder(place: Location) -> None:
     earlier = replace(mine, process_started=mine.process_started - 3600)
     write_atomically(place / "attempt-000001.json", earlier.encode())
     lease = acquire(place)
-    assert lease.attempt == 2
+    assert lease.fence.attempt == 2
     lease.release()
 
 
@@ -132,7 +132,7 @@ def test_a_silent_holder_elsewhere_is_waited_for_and_said(
     started = time.monotonic()
     lease = acquire(place, said.append)
     assert time.monotonic() - started >= 0.3
-    assert lease.attempt == 2
+    assert lease.fence.attempt == 2
     assert "elsewhere" in said[0]
     lease.release()
 
@@ -148,10 +148,10 @@ def test_a_beating_holder_elsewhere_is_respected(
 
 def test_a_holder_that_lost_the_run_may_not_commit(place: Location) -> None:
     lease = acquire(place)
-    lease.check()
+    lease.fence.check()
     claim_for_another_host(place, attempt=2)
     with pytest.raises(LeaseLostError, match="elsewhere"):
-        lease.check()
+        lease.fence.check()
     lease.release()
 
 
@@ -233,7 +233,7 @@ def test_at_most_one_lease_is_valid_whatever_happens(
 
 def _is_valid(lease: Lease) -> bool:
     try:
-        lease.check()
+        lease.fence.check()
     except LeaseLostError:
         return False
     return True

@@ -1,0 +1,148 @@
+"""What an attempt writes into its run directory: rows, events, checkpoints, by one worker."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from distcnn.module import ImageClassifier
+from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
+from distcnn.run_directory.metrics_log import MetricsLog, Row
+from distcnn.training.place import Place
+from distcnn.training.snapshot import Counters, Snapshot, optimizer_tensors, weights_sha256
+from distcnn.training.tensorboard_log import TensorBoardLog
+
+
+class Books(Protocol):
+    """Whoever is told what is to be kept of an attempt."""
+
+    def newest_checkpoint(self) -> bytes | None:
+        """The newest committed checkpoint's content; None before the first."""
+        ...
+
+    def kept(self) -> str:
+        """Which checkpoint a message may call the last good one."""
+        ...
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Something happened to the run."""
+
+    def row(self, row: Row) -> None:
+        """A row of measures."""
+
+    def save(
+        self,
+        module: ImageClassifier,
+        optimizer: torch.optim.Optimizer,
+        counters: Counters,
+        step: int,
+        val_accuracy: float | None,
+    ) -> None:
+        """Make this state the newest checkpoint, once the rows it stands on are durable."""
+
+    def close(self) -> None:
+        """End the attempt's writing."""
+
+
+def open_books(place: Place, num_kept: int) -> Books:
+    """The run directory's for the worker that writes, none for the others."""
+    return RunBooks(place, num_kept) if place.workers.is_first else NoBooks()
+
+
+class RunBooks:
+    """Writes the run directory; begins by clearing what is past the newest checkpoint."""
+
+    def __init__(self, place: Place, num_kept: int) -> None:
+        self._run, self._fence = place.run, place.fence
+        self._checkpoints = CheckpointWriter(place.run.checkpoints, place.fence, num_kept)
+        for damage in self._checkpoints.damages:
+            place.watcher.note(f"{damage}; going on without it")
+            self.event("checkpoint_damaged", what=str(damage))
+        records = self._checkpoints.records
+        self._log = MetricsLog(self._run.metrics_path, records[-1].step if records else 0)
+        self._tensorboard = TensorBoardLog(self._run.tensorboard, self._log.rows)
+
+    def newest_checkpoint(self) -> bytes | None:
+        """The newest committed checkpoint's content; None before the first."""
+        records = self._checkpoints.records
+        return read_checkpoint(self._run.checkpoints, records[-1]) if records else None
+
+    def kept(self) -> str:
+        """Which checkpoint a message may call the last good one."""
+        records = self._checkpoints.records
+        return f"step {records[-1].step} is kept" if records else "none was saved before"
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Add a line to `events.jsonl`."""
+        self._run.append_event(kind, attempt=self._fence.attempt, **fields)
+
+    def row(self, row: Row) -> None:
+        """Add a row to `metrics.csv` and to TensorBoard's files."""
+        self._log.append(row)
+        self._tensorboard.append(row)
+
+    def save(
+        self,
+        module: ImageClassifier,
+        optimizer: torch.optim.Optimizer,
+        counters: Counters,
+        step: int,
+        val_accuracy: float | None,
+    ) -> None:
+        """Make this state the newest checkpoint, once the rows it stands on are durable."""
+        average = module.average
+        snapshot = Snapshot(
+            counters=counters,
+            network=module.network.state_dict(),
+            optimizer=optimizer_tensors(optimizer),
+            average={} if average is None else average.state_dict(),
+        )
+        # In an object store a sync puts the whole file, over whatever is there.
+        self._fence.check()
+        self._log.sync()
+        self._tensorboard.sync()
+        self._checkpoints.commit(
+            snapshot.encode(),
+            epoch=counters.epoch,
+            step=step,
+            weights_sha256=weights_sha256(module.kept_network.state_dict()),
+            val_accuracy=val_accuracy,
+        )
+        self.event("checkpoint", step=step)
+
+    def close(self) -> None:
+        """End the attempt's writing."""
+        self._log.close()
+        self._tensorboard.close()
+
+
+class NoBooks:
+    """Of the workers that write nothing."""
+
+    def newest_checkpoint(self) -> bytes | None:
+        """Told by the worker that reads it."""
+        return None
+
+    def kept(self) -> str:
+        """Only the worker that writes can say."""
+        return "see the first worker"
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Nothing."""
+
+    def row(self, row: Row) -> None:
+        """Nothing."""
+
+    def save(
+        self,
+        module: ImageClassifier,
+        optimizer: torch.optim.Optimizer,
+        counters: Counters,
+        step: int,
+        val_accuracy: float | None,
+    ) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""

@@ -1,0 +1,66 @@
+"""Deciding, once and before training, whatever a config leaves to the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from distcnn.config import RunConfig
+from distcnn.data.dataset import Dataset, load
+from distcnn.data.order import divide
+from distcnn.errors import UserError
+from distcnn.progress import Watcher
+from distcnn.training import precision
+
+
+def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
+    """Decide by this machine, on which all workers will run; load the data.
+
+    Raises:
+        UserError: the data cannot be had, or GPUs are asked for that are not here.
+    """
+    dataset = load(config.data.source, config.data.directory, watcher.note)
+    divide(dataset.train_labels, config)  # What does not fit is to be told before a run is made.
+    workers = config.workers
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = int(num_gpus >= workers.count) if workers.gpus is None else workers.gpus
+    if gpus * workers.count > num_gpus:
+        found = f"{num_gpus} GPU(s)" if num_gpus else "no GPU"
+        raise UserError(
+            f"workers.gpus = {gpus} for workers.count = {workers.count}, but torch finds {found} on"
+            " this machine; `distcnn doctor` says more"
+        )
+    chosen = config.training.precision
+    if chosen == "auto":
+        device = torch.device("cuda" if gpus else "cpu")
+        chosen, reason = precision.decide(config.model, device)
+        watcher.note(f"Precision: {chosen}, since {reason}")
+    cpus = workers.cpus or share_of_cores(workers.count)
+    return with_decisions(config, dataset.name, chosen, cpus, gpus), dataset
+
+
+def share_of_cores(num_workers: int) -> float:
+    """The CPUs of this machine for each of its workers, rounded down to hundredths."""
+    cores = torch.get_num_threads()
+    share = cores / num_workers
+    return float(cores // num_workers) if share >= 1 else int(100 * share) / 100
+
+
+def with_decisions(
+    config: RunConfig, data_source: str, precision: str, cpus: float, gpus: int
+) -> RunConfig:
+    """The config with nothing left open."""
+    directory = config.data.directory
+    storage = config.storage.directory
+    if isinstance(storage, Path):
+        storage = storage.expanduser().absolute()
+    return config.with_values(
+        data={
+            "source": data_source,
+            "directory": directory and str(directory.expanduser().absolute()),
+        },
+        training={"precision": precision},
+        workers={"cpus": cpus, "gpus": gpus},
+        storage={"directory": str(storage)},
+    )

@@ -1,0 +1,81 @@
+"""What `results.json` holds of every run, however it ended."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from distcnn.config import RunConfig
+from distcnn.run_directory.events import count_restarts
+from distcnn.run_directory.lease import Fence
+from distcnn.run_directory.run import RunDirectory
+from distcnn.training import provenance
+from distcnn.training.outcome import Outcome
+from distcnn.training.provenance import Ground
+
+
+def record_end(
+    config: RunConfig,
+    run: RunDirectory,
+    outcome: Outcome,
+    fence: Fence,
+    ground: Ground,
+    hosts: Sequence[str],
+) -> dict[str, Any]:
+    """Write and return the results of a training that ended before it was complete."""
+    results = summarize(config, run, outcome, fence.attempt, ground, hosts)
+    fence.check()
+    run.write_results(results)
+    return results
+
+
+def summarize(
+    config: RunConfig,
+    run: RunDirectory,
+    outcome: Outcome,
+    attempt: int,
+    ground: Ground,
+    hosts: Sequence[str],
+) -> dict[str, Any]:
+    """What the results of every ended training hold.
+
+    Args:
+        config: the run's, resolved.
+        run: what has happened to it.
+        outcome: of its last attempt.
+        attempt: the number of that.
+        ground: what it stood on.
+        hosts: of each worker, in the order of their ranks.
+    """
+    counters = outcome.counters
+    return {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "name": config.name,
+        "epochs": counters.epoch,
+        "attempts": attempt,
+        "train_seconds": round(counters.train_seconds, 3),
+        "images_per_second": round(counters.num_images / max(counters.train_seconds, 1e-9), 1),
+        "peak_memory_mib": _peak_memory_mib(),
+        "num_parameters": sum(layer.num_parameters for layer in config.model.layers),
+        "precision": config.training.precision,
+        "workers": {
+            "count": config.workers.count,
+            "cpus": config.workers.cpus,
+            "gpus": config.workers.gpus,
+            "hosts": list(hosts),
+        },
+        "restarts": asdict(count_restarts(run.read_events())),
+        "data": ground.data,
+        "hardware": ground.hardware,
+        "versions": provenance.versions(),
+    }
+
+
+def _peak_memory_mib() -> float:
+    """The most memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

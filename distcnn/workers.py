@@ -1,0 +1,81 @@
+"""The processes that train one run together, and all that they say to each other.
+
+The only place that uses torch.distributed. Whatever is added up here has one layout from the first
+step to the last, so that the same number of workers gives the same bits, resumed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import distributed
+
+
+@dataclass
+class Workers:
+    """One worker's view of all of them; alone unless told otherwise.
+
+    With `count` above 1, torch's default process group has to exist.
+    """
+
+    rank: int = 0
+    """Of this worker, from 0."""
+    count: int = 1
+    _wishes_to_stop: bool = False
+    _carried: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes for all."""
+        return self.rank == 0
+
+    def wish_to_stop(self) -> None:
+        """Have all workers agree to stop; may be called by any of them, in any thread."""
+        self._wishes_to_stop = True
+
+    def agree_to_stop(self) -> bool:
+        """Whether the workers have agreed to stop: the same answer on all, at the same step.
+
+        Several workers agree by the sums of a step: a wish that came after the last one has to
+        wait for the next. Waits for the device.
+        """
+        if self.count == 1:
+            return self._wishes_to_stop
+        return self._carried is not None and bool(self._carried)
+
+    def add_up(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The sum over all workers of each of some float32 tensors on one device.
+
+        They travel as one vector, and a wish to stop travels with them.
+        """
+        if self.count == 1:
+            return list(parts)
+        wish = parts[0].new_full((1,), float(self._wishes_to_stop))
+        message = torch.cat([*(part.reshape(-1) for part in parts), wish])
+        distributed.all_reduce(message)
+        *sums, self._carried = message.split([*(part.numel() for part in parts), 1])
+        return [total.view_as(part) for total, part in zip(sums, parts, strict=True)]
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """All workers' rows, `(n, ...)` each and n its own, in the order of their ranks."""
+        if self.count == 1:
+            return rows
+        counts = torch.zeros(self.count, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        distributed.all_reduce(counts)
+        ends = list(accumulate(counts.tolist()))
+        everything = rows.new_zeros(ends[-1], *rows.shape[1:])
+        everything[ends[self.rank] - len(rows) : ends[self.rank]] = rows
+        distributed.all_reduce(everything)  # Exact: to each row the others add zeros.
+        return everything
+
+    def broadcast(self, content: bytes | None) -> bytes | None:
+        """The first worker's content, to all."""
+        if self.count == 1:
+            return content
+        holder = [content]
+        distributed.broadcast_object_list(holder)
+        return holder[0]
