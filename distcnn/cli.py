@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distcnn.run_directory.run import RunResult
 
 _INTERRUPTED = 130
+_NUM_READERS = 8
 _OVERRIDE = re.compile(r"[^/:]*=")  # A place in an object store may have an `=` in it.
 _RUN_HELP = "the run's folder, or s3://bucket/prefix"
 _OVERRIDES_HELP = "replace a value of the config, for example training.epochs=5"
@@ -243,10 +244,14 @@ def _describe(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise UsageError(f"there is no folder {options.folder}; `distcnn train` makes runs/")
+    from concurrent.futures import ThreadPoolExecutor
+
     from distcnn.run_directory.run import list_runs
     from distcnn.summary import print_runs, summarize_run
 
-    rows = [summarize_run(run) for run in list_runs(options.folder)]
+    # An object store answers slowly, but many at once.
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        rows = list(pool.map(summarize_run, list_runs(options.folder)))
     print(json.dumps(rows, indent=2)) if options.json else print_runs(rows)
     return 0
 

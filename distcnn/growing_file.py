@@ -12,7 +12,11 @@ from distcnn.object_store import ObjectPath
 
 
 class GrowingFile(ABC):
-    """Written by one attempt; one that was taken over can no longer spoil it."""
+    """Written by one attempt, in spite of an earlier one that was taken for dead and is not.
+
+    What such a one writes goes into its own old file; in an object store it may come between, until
+    the next `sync` puts the whole again.
+    """
 
     @abstractmethod
     def append(self, content: bytes) -> None:

@@ -1,8 +1,9 @@
 """An S3 server over HTTP on a free loopback port: moto's, with what a lease relies on made strict.
 
 moto compares If-Match and If-None-Match, but between that and the write another thread may come
-first; S3 does both in one step, and so does this. moto takes any credentials; this knows one key.
-And it can be told to fail as networks and busy stores do.
+first; S3 does both in one step, and so does this. moto keeps what it has got of a put whose sender
+was killed; S3 and this keep nothing. moto takes any credentials; this knows one key. And it can be
+told to fail as networks and busy stores do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from typing import Any, Literal
 
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -61,6 +63,11 @@ class S3Server:
         if f"Credential={ACCESS_KEY}/" not in environ.get("HTTP_AUTHORIZATION", ""):
             _read_body(environ)
             return _refuse(start_response, "403 Forbidden", "InvalidAccessKeyId")
+        # Before the lock is taken: a sender that is stopped must not stop all the others.
+        body, is_whole = _read_body(environ)
+        if not is_whole:
+            return _refuse(start_response, "400 Bad Request", "IncompleteBody")
+        environ["wsgi.input"] = BytesIO(body)
         if environ["REQUEST_METHOD"] not in ("PUT", "DELETE"):
             return self._moto(environ, start_response)
         with self._writing:
@@ -68,7 +75,6 @@ class S3Server:
             if fault == "condition passed over":
                 environ.pop("HTTP_IF_NONE_MATCH", None)
             if fault in ("conflict", "denied"):
-                _read_body(environ)
                 return _refuse(start_response, _STATUS[fault], _CODES[fault])
             if fault != "answer lost":
                 return list(self._moto(environ, start_response))
@@ -76,8 +82,14 @@ class S3Server:
             return _refuse(start_response, _STATUS[fault], _CODES[fault])
 
 
-def _read_body(environ: dict[str, Any]) -> None:
-    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+def _read_body(environ: dict[str, Any]) -> tuple[bytes, bool]:
+    """What was sent, and whether that is all that was announced."""
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    try:
+        body = environ["wsgi.input"].read(length)
+    except OSError:  # The sender is gone.
+        return b"", False
+    return body, len(body) == length
 
 
 def _refuse(start_response: Any, status: str, code: str) -> Iterable[bytes]:

@@ -239,7 +239,10 @@ def _unwritable(path: Location, error: OSError) -> UsageError:
 
 
 def _read_json(path: Location) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
 
 
 def _encode_json(document: dict[str, Any]) -> bytes:

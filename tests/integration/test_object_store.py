@@ -131,6 +131,39 @@ def test_a_run_that_was_taken_over_changes_nothing_more(bucket: ObjectPath) -> N
     assert RunDirectory(run).read_checkpoints() == []
 
 
+# Runs the command as on another host, where a silent holder is waited for only that long.
+ON_HOST = """
+import socket, sys
+from distcnn.run_directory import lease
+socket.gethostname = lambda: sys.argv[1]
+lease.TIME_TO_LIVE_SECONDS = 3
+from distcnn.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_host_that_comes_back_changes_nothing_more(
+    bucket: ObjectPath, tmp_path: Path, undisturbed: Path
+) -> None:
+    """It stood still for longer than its lease lives, and another has finished the run."""
+    run = bucket / "run"
+
+    def on_host(name: str, command: list[str]) -> list[str]:
+        return [sys.executable, "-c", ON_HOST, name, *command[3:]]
+
+    process = start_and_reach(on_host("first", train_command(run)), run, num_saves=4)
+    process.send_signal(signal.SIGSTOP)
+    output = finish(on_host("second", distcnn("resume", run)))
+    assert f"process {process.pid} on first" in output
+    assert_same_result(run, undisturbed)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 1, output
+    assert "taken over by process" in output
+    assert_same_result(run, undisturbed)
+    assert steps_in_tensorboard(run, tmp_path) == [row["step"] for row in read_rows(metrics(run))]
+
+
 def test_commands_take_a_place_in_a_store(bucket: ObjectPath, undisturbed: Path) -> None:
     """`storage.directory` stays what was typed; the name of the run is added to it."""
     command = train_command(Path("unused"), f"storage.directory={bucket}/runs")[:-2]
