@@ -91,12 +91,26 @@ def _parser() -> argparse.ArgumentParser:
         "--run-dir",
         type=_location,
         metavar="DIR",
-        help="the run's folder, or s3://bucket/prefix, made anew",
+        help=f"{_RUN_HELP}, made anew",
     )
     train.add_argument("--dry-run", action="store_true", help="print the config and train nothing")
 
+    launch = _add(verbs, "launch", _launch, "train on many workers, here or on a Ray cluster")
+    _add_config(launch, default="cluster")
+    launch.add_argument(
+        "--run-dir", type=_location, metavar="DIR", help=f"{_RUN_HELP}; one that exists goes on"
+    )
+    _add_address(launch)
+    launch.add_argument(
+        "--dry-run", action="store_true", help="print the config and what Ray would be asked for"
+    )
+    launch.add_argument(
+        "--preflight", action="store_true", help="check the cluster, and start nothing"
+    )
+
     resume = _add(verbs, "resume", _resume, "go on with a run that was stopped or killed")
     resume.add_argument("run", type=_location, metavar="RUN", help=_RUN_HELP)
+    _add_address(resume)
 
     evaluate = _add(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
     evaluate.add_argument("run", type=_location, metavar="RUN", help=_RUN_HELP)
@@ -152,12 +166,21 @@ def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
     )
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="the Ray cluster of a launched run (default: RAY_ADDRESS, else a Ray started here)",
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser, default: str = "local") -> None:
+    parser.set_defaults(default_config=default)
     parser.add_argument(
         "config",
         nargs="?",
         metavar="CONFIG",
-        help="a YAML file, or the name of a shipped config (default: local)",
+        help=f"a YAML file, or the name of a shipped config (default: {default})",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help=_OVERRIDES_HELP)
 
@@ -175,7 +198,7 @@ def _load_config(options: argparse.Namespace) -> RunConfig:
     config, overrides = options.config, options.overrides
     if config is not None and _OVERRIDE.match(config) and not Path(config).is_file():
         config, overrides = None, [config, *overrides]
-    return config_file.load(config or "local", overrides)
+    return config_file.load(config or options.default_config, overrides)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -191,11 +214,39 @@ def _train(options: argparse.Namespace) -> int:
     return _conclude(local.train(config, watcher(), options.run_dir))
 
 
+def _launch(options: argparse.Namespace) -> int:
+    config = _load_config(options)
+    from distcnn.orchestration.session import given_address
+
+    address = given_address(options.address)
+    if options.dry_run:
+        from distcnn.orchestration.request import render
+
+        print(render(config, address), end="")
+        return 0
+    from distcnn.orchestration import launch
+    from distcnn.progress import watcher
+
+    if options.preflight:
+        from distcnn.findings import any_failed, print_findings
+
+        findings = launch.preflight(config, watcher(), options.run_dir, address)
+        print_findings(findings)
+        return int(any_failed(findings))
+    return _conclude(launch.launch(config, watcher(), options.run_dir, address))
+
+
 def _resume(options: argparse.Namespace) -> int:
     from distcnn.run_directory.run import open_run
 
     run = open_run(options.run)
     from distcnn.progress import watcher
+
+    if (run.read_provenance() or {}).get("launcher") == "ray":
+        from distcnn.orchestration import launch
+        from distcnn.orchestration.session import given_address
+
+        return _conclude(launch.resume(run, watcher(), given_address(options.address)))
     from distcnn.training import local
 
     return _conclude(local.resume(run, watcher()))
@@ -257,11 +308,12 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from distcnn.doctor import examine, print_findings
+    from distcnn.doctor import examine
+    from distcnn.findings import any_failed, print_findings
 
     findings = examine()
     print_findings(findings)
-    return int(any(finding.status == "fail" for finding in findings))
+    return int(any_failed(findings))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,19 @@ def read_yaml(path: Location) -> dict[str, Any]:
 
 def to_yaml(config: RunConfig) -> str:
     """The config as a file that `load` reads back the same."""
-    return yaml.dump(config.to_plain(), Dumper=_Dumper, sort_keys=False)
+    return plain_to_yaml(config.to_plain())
+
+
+def plain_to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
+def value_at(values: Mapping[str, Any], path: str) -> Any:
+    """The value that plain values hold at the dotted path of a field."""
+    for name in path.split("."):
+        values = values[name]
+    return values
 
 
 def _merge_file(draft: _Draft, path: Location) -> None:

@@ -7,30 +7,17 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from rich.console import Console
-from rich.table import Table
 
 from distcnn.data import fashion_mnist
 from distcnn.data.cache import cache_directory
 from distcnn.errors import UserError
+from distcnn.findings import Finding
 
 # A run keeps a few checkpoints of half a megabyte; the unpacked data are 55 MB.
 _NEEDED_DISK_GIB = 0.5
 # Peak of training the article's network.
 _NEEDED_MEMORY_GIB = 1.2
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
-
-    status: Literal["ok", "note", "fail"]
-    subject: str
-    what: str
 
 
 def examine() -> list[Finding]:
@@ -111,13 +98,3 @@ def _data() -> Finding:
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
-
-
-def print_findings(findings: list[Finding]) -> None:
-    """A line each; what fails comes with its remedy."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    styles = {"ok": "green", "note": "yellow", "fail": "bold red"}
-    for finding in findings:
-        status = f"[{styles[finding.status]}]{finding.status}[/]"
-        table.add_row(status, finding.subject, finding.what)
-    Console(highlight=False).print(table)

@@ -151,6 +151,10 @@ class ObjectPath:
         if not is_made and not exist_ok:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
 
+    def rmdir(self) -> None:
+        """Remove the folder's mark: what is in it has been removed before."""
+        type(self)(self.bucket, self._prefix).unlink(missing_ok=True)
+
     def read_bytes(self) -> bytes:
         """The object's content.
 

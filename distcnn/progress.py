@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live line on a terminal, plain lines elsewhere."""
+"""What a person sees while a run trains: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 # Without a terminal, a line at least this often; with one, the bar moves by itself.
 _PLAIN_SECONDS = 10.0
@@ -24,9 +26,11 @@ class StepReport:
     train_loss: float
     """Mean since the last report."""
     images_per_second: float
+    """Of all workers."""
     seconds_left: float
     """Of training, in the whole run."""
     train_seconds: float
+    num_workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,15 @@ class EpochReport:
     val_accuracy: float
     is_best: bool
     train_seconds: float
+
+
+@dataclass(frozen=True)
+class WorkersReport:
+    """How the workers of a launched run are."""
+
+    alive: int
+    count: int
+    restarts: int
 
 
 class Watcher(Protocol):
@@ -61,7 +74,14 @@ class Watcher(Protocol):
         """Training is over, in whatever way."""
 
 
-def watcher() -> Watcher:
+class LaunchWatcher(Watcher, Protocol):
+    """Whoever is told how a launched run goes, which has workers."""
+
+    def workers(self, report: WorkersReport) -> None:
+        """Workers came up, or went."""
+
+
+def watcher() -> LaunchWatcher:
     """The one that fits this process's output."""
     if not sys.stderr.isatty():
         return PlainWatcher()
@@ -75,6 +95,7 @@ class PlainWatcher:
         self._num_epochs = 0
         self._steps_per_epoch = 0
         self._last_line_at = 0.0
+        self._workers_line = ""
 
     def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
         """Remember the plan."""
@@ -87,7 +108,8 @@ class PlainWatcher:
         self._last_line_at = report.train_seconds
         self.note(
             f"epoch {report.epoch}/{self._num_epochs}"
-            f"  step {report.step}/{self._steps_per_epoch}  {_step_text(report)}"
+            f"  step {report.step}/{self._steps_per_epoch}  train/loss {report.train_loss:.4f}"
+            f"  {_speed_text(report)}  {duration(report.seconds_left)} left"
         )
 
     def epoch(self, report: EpochReport) -> None:
@@ -99,12 +121,19 @@ class PlainWatcher:
         """The message as it is."""
         print(message, file=sys.stderr, flush=True)
 
+    def workers(self, report: WorkersReport) -> None:
+        """A line when they have all come up, and when one has gone."""
+        line = _workers_text(report)
+        if line != self._workers_line and report.alive > 0:
+            self._workers_line = line
+            self.note(line)
+
     def end(self) -> None:
         """Nothing is left open."""
 
 
 class TerminalWatcher:
-    """A bar for the current epoch; finished epochs scroll up above it."""
+    """Two live lines, a bar for the current epoch and how it goes; finished epochs scroll up."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -112,47 +141,60 @@ class TerminalWatcher:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[num_epochs]}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=self._console,
-            transient=True,
-            # Drawing takes time from training: no more often than an eye needs.
-            refresh_per_second=4,
+            TextColumn("{task.fields[left]}"),
+            console=console,
         )
-        self._task: TaskID | None = None
+        self._task = self._bar.add_task("", total=None, epoch=1, num_epochs="?", left="starting")
+        # In the order in which they are shown.
+        self._texts = {"step": "", "epoch": "", "workers": ""}
+        # Drawing takes time from training: no more often than an eye needs.
+        self._live = Live(
+            get_renderable=self._render, console=console, transient=True, refresh_per_second=4
+        )
+
+    def _render(self) -> Group:
+        status = "  ".join(text for text in self._texts.values() if text)
+        return Group(self._bar, Text(status, overflow="ellipsis", no_wrap=True))
 
     def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
         """Show the bar."""
-        self._task = self._bar.add_task(
-            "", total=steps_per_epoch, epoch=1, num_epochs=num_epochs, text="starting"
-        )
-        self._bar.start()
+        self._bar.update(self._task, total=steps_per_epoch, num_epochs=num_epochs, left="")
+        self._live.start()
 
     def step(self, report: StepReport) -> None:
         """Move the bar."""
-        if self._task is not None:
-            self._bar.update(
-                self._task, completed=report.step, epoch=report.epoch, text=_step_text(report)
-            )
+        left = f"{duration(report.seconds_left)} left"
+        self._bar.update(self._task, completed=report.step, epoch=report.epoch, left=left)
+        self._texts["step"] = f"train/loss {report.train_loss:.4f}  {_speed_text(report)}"
 
     def epoch(self, report: EpochReport) -> None:
         """Leave a line behind."""
         num_epochs = self._bar.tasks[0].fields["num_epochs"]
+        self._texts["epoch"] = f"val/accuracy {report.val_accuracy:.4f}"
         self._console.print(_epoch_text(report, num_epochs), markup=False)
 
     def note(self, message: str) -> None:
-        """The message, above the bar."""
-        self._console.print(message, markup=False)
+        """The message, above the live lines."""
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    def workers(self, report: WorkersReport) -> None:
+        """Show them, from before the first step."""
+        self._texts["workers"] = _workers_text(report)
+        self._live.start()
 
     def end(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+        """Take the live lines away."""
+        self._live.stop()
 
 
-def _step_text(report: StepReport) -> str:
-    return (
-        f"train/loss {report.train_loss:.4f}  {report.images_per_second:,.0f} images/s"
-        f"  {duration(report.seconds_left)} left"
-    )
+def _speed_text(report: StepReport) -> str:
+    speed, count = report.images_per_second, report.num_workers
+    each = f" ({count} x {speed / count:,.0f})" if count > 1 else ""
+    return f"{speed:,.0f} images/s{each}"
+
+
+def _workers_text(report: WorkersReport) -> str:
+    return f"workers {report.alive}/{report.count}  restarts {report.restarts}"
 
 
 def _epoch_text(report: EpochReport, num_epochs: int) -> str:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -35,20 +36,22 @@ def cache_directory() -> Path:
 
 @contextmanager
 def exclusive(folder: Path) -> Generator[Path]:
-    """Create `folder`, hold its lock, and yield an empty scratch folder inside it.
+    """Create `folder`, hold this machine's lock on it, and yield an empty scratch folder inside it.
 
     What a killed process left in the scratch folder is removed first. The operating system
-    releases the lock of a process that dies.
+    releases the lock of a process that dies. Lock and scratch folder bear the machine's name: over
+    a shared file system, where locks cannot be relied on, each machine fills the folder by itself.
 
     Raises:
         UserError: the folder cannot be written.
     """
     from filelock import FileLock  # 0.1 s to import, and a warm start never gets here
 
-    scratch = folder / "partial"
+    host = socket.gethostname()
+    scratch = folder / f"partial-{host}"
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        lock = FileLock(folder / f".lock-{host}")
         lock.acquire()
     try:
         with explained(folder):

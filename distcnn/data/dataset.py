@@ -47,6 +47,15 @@ class Dataset:
     test_labels: Array
 
 
+def combined_sha256(digests: Sequence[str]) -> str:
+    """Return the SHA-256 of the concatenated hexadecimal digests."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+# Of the official files: known before they are on a machine.
+FASHION_MNIST_SHA256 = combined_sha256([file.sha256 for file in fashion_mnist.FILES])
+
+
 def load(source: Source, directory: Path | None, notify: Callable[[str], None]) -> Dataset:
     """Load the data set that `source` stands for.
 
@@ -90,8 +99,7 @@ def _banner(reason: str) -> str:
 
 def _load_fashion_mnist(directory: Path | None, notify: Callable[[str], None]) -> Dataset:
     arrays = fashion_mnist.load(directory, notify)
-    digests = [file.sha256 for file in fashion_mnist.FILES]
-    return Dataset(fashion_mnist.NAME, fashion_mnist.CLASS_NAMES, combined_sha256(digests), *arrays)
+    return Dataset(fashion_mnist.NAME, fashion_mnist.CLASS_NAMES, FASHION_MNIST_SHA256, *arrays)
 
 
 def _load_synthetic(notify: Callable[[str], None]) -> Dataset:
@@ -137,8 +145,3 @@ def _draw_synthetic(folder: Path, scratch: Path) -> tuple[dict[str, str], list[A
     ]
     place(scratch, folder / _DIGESTS, json.dumps(digests, indent=2).encode())
     return digests, arrays
-
-
-def combined_sha256(digests: Sequence[str]) -> str:
-    """Return the SHA-256 of the concatenated hexadecimal digests."""
-    return hashlib.sha256("".join(digests).encode()).hexdigest()

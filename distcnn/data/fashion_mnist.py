@@ -140,14 +140,21 @@ def load(directory: Path | None, notify: Callable[[str], None]) -> tuple[Array, 
     return tuple(arrays[file.name] for file in FILES)
 
 
-def is_at_hand() -> bool:
+def is_at_hand(directory: Path | None = None) -> bool:
     """Whether all files are on this machine, verified; nothing is downloaded or written.
 
     Raises:
         UserError: a file in a named folder is not the official one.
     """
-    given = _given_files(_named_folders(None), notify=lambda _: None)
+    given = _given_files(_named_folders(directory), notify=lambda _: None)
     return not _missing(_cached(cache_directory() / NAME), given)
+
+
+def reachable_mirror() -> str | None:
+    """A mirror that answers from this machine; None where none does."""
+    mirrors = _Mirrors()
+    mirrors.probe()
+    return next((mirror for mirror in MIRRORS if mirror not in mirrors.failures), None)
 
 
 def _missing(arrays: Mapping[str, Array], given: Mapping[str, bytes]) -> list[str]:

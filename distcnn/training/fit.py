@@ -26,11 +26,13 @@ class OutOfMemoryError(UserError):
 
     Attributes:
         counters: how far this worker had come.
+        step: the same in steps since the start of the run.
     """
 
-    def __init__(self, message: str, counters: Counters) -> None:
+    def __init__(self, message: str, counters: Counters, step: int) -> None:
         super().__init__(message)
         self.counters = counters
+        self.step = step
 
 
 def fit(config: RunConfig, place: Place) -> Outcome:
@@ -66,7 +68,8 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(_out_of_memory_remedy(config), keeper.counters) from error
+            remedy = _out_of_memory_remedy(config)
+            raise OutOfMemoryError(remedy, keeper.counters, keeper.global_step) from error
         finally:
             place.watcher.end()
         return Outcome("completed", keeper.counters)

@@ -64,6 +64,11 @@ class RunKeeper(pl.Callback):
         waited = counters.epoch - counters.best_epoch
         return counters.epoch >= training.epochs or (patience is not None and waited >= patience)
 
+    @property
+    def global_step(self) -> int:
+        """Steps done since the start of the run."""
+        return self.counters.epoch * self._data.order.steps_per_epoch + self.counters.step
+
     def close(self) -> None:
         """End the attempt's writing."""
         self._books.close()
@@ -93,7 +98,7 @@ class RunKeeper(pl.Callback):
             return  # The end of the epoch is a boundary of its own, once it is validated.
         if self.counters.step % REPORT_EVERY_STEPS == 0:
             self._report_steps()
-        decision = self._place.control.decide(self._global_step)
+        decision = self._place.control.decide(self.global_step)
         if decision.action != "continue":
             self._read_losses()
             self._check_weights()
@@ -120,13 +125,9 @@ class RunKeeper(pl.Callback):
         if self.is_finished:
             trainer.should_stop = True
         else:
-            self._leave_if_asked(self._place.control.decide(self._global_step))
+            self._leave_if_asked(self._place.control.decide(self.global_step))
 
     # What the hooks are made of.
-
-    @property
-    def _global_step(self) -> int:
-        return self.counters.epoch * self._data.order.steps_per_epoch + self.counters.step
 
     def _record_first_step(self) -> None:
         """Note how long the user waited for this attempt to get going."""
@@ -142,7 +143,7 @@ class RunKeeper(pl.Callback):
             TrainingEndedError: one of them is not finite.
         """
         losses = torch.stack(self._unread_losses).tolist() if self._unread_losses else []
-        first_step = self._global_step - len(losses) + 1
+        first_step = self.global_step - len(losses) + 1
         self._unread_losses.clear()
         self._stop_clock()
         for step, loss in enumerate(losses, start=first_step):
@@ -163,7 +164,7 @@ class RunKeeper(pl.Callback):
         mean_loss = sum(losses) / len(losses)
         images_per_second = self._write_row(mean_loss, None)
         order = self._data.order
-        num_images_left = order.global_batch_size * (self._module.num_steps - self._global_step)
+        num_images_left = order.global_batch_size * (self._module.num_steps - self.global_step)
         self._place.watcher.step(
             StepReport(
                 epoch=self.counters.epoch + 1,
@@ -172,6 +173,7 @@ class RunKeeper(pl.Callback):
                 images_per_second=images_per_second,
                 seconds_left=num_images_left / images_per_second,
                 train_seconds=self.counters.train_seconds,
+                num_workers=self._place.workers.count,
             )
         )
         self._start_clock()
@@ -198,12 +200,12 @@ class RunKeeper(pl.Callback):
             counters.train_seconds - seconds_before, 1e-9
         )
         row: Row = {
-            "step": self._global_step,
+            "step": self.global_step,
             "epoch": counters.epoch + 1,
             "train/loss": train_loss,
             "val/loss": measured["loss"] if measured else None,
             "val/accuracy": measured["accuracy"] if measured else None,
-            "lr": self._module.learning_rate(self._global_step - 1),
+            "lr": self._module.learning_rate(self.global_step - 1),
             "images_per_second": round(images_per_second, 1),
             "train_seconds": round(counters.train_seconds, 3),
         }
@@ -214,7 +216,7 @@ class RunKeeper(pl.Callback):
 
     def _save(self, val_accuracy: float | None) -> None:
         self._books.save(
-            self._module, self._optimizer, self.counters, self._global_step, val_accuracy
+            self._module, self._optimizer, self.counters, self.global_step, val_accuracy
         )
 
     def _check_weights(self) -> None:
@@ -225,7 +227,7 @@ class RunKeeper(pl.Callback):
         """
         weights = self._module.network.state_dict().values()
         if not all(bool(tensor.isfinite().all()) for tensor in weights):
-            raise self._diverged(f"the weights became infinite or NaN by step {self._global_step}")
+            raise self._diverged(f"the weights became infinite or NaN by step {self.global_step}")
 
     def _leave_if_asked(self, decision: Decision) -> None:
         if decision.action == "stop":

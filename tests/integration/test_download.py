@@ -158,7 +158,7 @@ def assert_official(loaded) -> None:
 
 
 def assert_no_leftovers(cache: Path) -> None:
-    names = {path.name for path in cache.iterdir()} - {".lock"}
+    names = {path.name for path in cache.iterdir()} - {f".lock-{os.uname().nodename}"}
     assert names <= {file.name for file in FILES}
 
 
@@ -290,7 +290,9 @@ def test_process_killed_in_a_download_leaves_nothing_that_counts(use, serve, cac
         assert stalls.half_sent.wait(30)
         process.kill()
     stalls.released.set()
-    assert {path.name for path in cache.iterdir()} - {".lock"} == {"partial"}
+    assert {path.name for path in cache.iterdir()} - {f".lock-{os.uname().nodename}"} == {
+        f"partial-{os.uname().nodename}"
+    }
 
     mirror = serve(send)
     use(mirror.url)

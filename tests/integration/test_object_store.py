@@ -229,3 +229,18 @@ def test_a_mere_prefix_is_no_run(bucket: ObjectPath) -> None:
     (bucket / "run" / "other.txt").put(b"")
     output = finish(train_command(bucket / "run"), expected=2)
     assert "is not empty and not a run" in output
+
+
+def test_workers_keep_their_run_there(bucket: ObjectPath) -> None:
+    """What the driver and the worker write at the same time is all told."""
+    run = bucket / "run"
+    command = train_command(run, "workers.count=2")
+    command[command.index("train")] = "launch"
+    finish([*command, "--preflight"])
+    assert not run.exists()
+    assert list(bucket.iterdir()) == []
+    finish(command)
+    assert json.loads((run / "results.json").read_bytes())["status"] == "completed"
+    kinds = [event["event"] for event in events(run)]
+    assert kinds.count("checkpoint") == 34
+    assert "finished" in finish(distcnn("resume", run))

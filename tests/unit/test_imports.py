@@ -32,6 +32,7 @@ LEVELS = (
         "metrics",
         "describe",
         "progress",
+        "findings",
     },
     {"data", "run_directory"},
     {"module"},

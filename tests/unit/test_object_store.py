@@ -87,6 +87,8 @@ def test_a_folder_is_made_once(place: Location) -> None:
     with pytest.raises(FileExistsError):
         folder.mkdir()
     folder.mkdir(exist_ok=True)
+    folder.rmdir()
+    assert not folder.exists()
 
 
 def test_of_many_at_once_one_makes_the_folder(bucket: ObjectPath) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,9 @@ def test_store_refuses_what_does_not_read_back(tmp_path):
 
 
 def test_scratch_of_a_killed_process_is_removed(tmp_path):
-    (tmp_path / "partial").mkdir()
-    (tmp_path / "partial" / "half").write_bytes(b"half")
+    scratch = tmp_path / f"partial-{os.uname().nodename}"
+    scratch.mkdir()
+    (scratch / "half").write_bytes(b"half")
     with exclusive(tmp_path) as scratch:
         assert list(scratch.iterdir()) == []
     assert not scratch.exists()

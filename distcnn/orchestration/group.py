@@ -1,0 +1,127 @@
+"""One attempt: a group of workers under Ray Train, from its start to whatever ends it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from distcnn.config import WorkersConfig
+from distcnn.orchestration.failures import Failure, WorkerError, diagnose
+from distcnn.orchestration.request import Request
+
+# Variables that workers on other nodes need as the driver has them.
+_TRAVELLING = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
+# Actors of Ray Train that a group does without, each a process of its own on every start: one
+# removes what a controller leaves behind that dies alone, one feeds Ray Data sets.
+_NOT_NEEDED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
+
+
+class _LeanTrainer(DataParallelTrainer):
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if type(each).__name__ not in _NOT_NEEDED]
+
+
+class Group:
+    """Workers that train together; they start at once, and end together."""
+
+    def __init__(self, name: str, workers: WorkersConfig, folder: Path, assignment: Any) -> None:
+        """Start.
+
+        Args:
+            name: new for each attempt: Ray Train would go on with one it knows.
+            workers: how many, of what.
+            folder: where Ray Train may keep what it wants to.
+            assignment: what to do; see `worker.Assignment`.
+        """
+        self._trainer = _LeanTrainer(
+            _run_worker,
+            train_loop_config={"assignment": assignment},
+            scaling_config=scaling(workers),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=str(folder),
+                # Whether to try again is the supervisor's to decide, with what it knows.
+                failure_config=ray.train.FailureConfig(
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                ),
+                worker_runtime_env={
+                    "env_vars": {key: os.environ[key] for key in _TRAVELLING if key in os.environ}
+                },
+            ),
+        )
+        self._results: dict[str, Any] | None = None
+        self._error: Exception | None = None
+        # Not on the main thread, where Ray Train would take Ctrl-C for itself.
+        self._thread = threading.Thread(target=self._run, name="Ray Train", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results = self._trainer.fit().return_value
+        except Exception as error:  # noqa: BLE001 - told by `end`
+            self._error = error
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most; whether the group has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def end(self, step: int, name_of: Callable[[int], str]) -> dict[str, Any] | Failure:
+        """How the group ended: the first worker's results, or what went wrong.
+
+        Args:
+            step: the last one known to be done.
+            name_of: what to call a worker of some rank.
+        """
+        if self._results is not None:
+            return self._results
+        if isinstance(self._error, WorkerGroupError):
+            errors = self._error.worker_failures.items()
+            return diagnose({rank: _as_worker_error(e, name_of(rank)) for rank, e in errors}, step)
+        return Failure("lost", f"the workers could not be started: {_last_line(self._error)}", step)
+
+
+def _run_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
+    # Imported there: the driver needs neither torch's network nor Lightning.
+    from distcnn.orchestration.worker import train_worker
+
+    return train_worker(settings)
+
+
+def scaling(workers: WorkersConfig) -> ray.train.ScalingConfig:
+    """What is asked of Ray for the workers of a resolved config."""
+    request = Request.of(workers)
+    return ray.train.ScalingConfig(
+        num_workers=request.count,
+        use_gpu=bool(workers.gpus),
+        resources_per_worker={
+            name: amount for name, amount in request.resources.items() if ":" not in name
+        },
+        accelerator_type=workers.accelerator_type,
+        placement_strategy=request.strategy,
+        label_selector=dict(request.labels) or None,
+    )
+
+
+def _as_worker_error(error: Exception, name: str) -> WorkerError:
+    if isinstance(error, WorkerError):
+        return error
+    text = str(error)
+    if type(error).__name__ == "WorkerHealthCheckTimeoutError":
+        return WorkerError("hung", f"{name} hung")
+    if "low on memory" in text or "OutOfMemory" in text:
+        return WorkerError("out of memory", f"{name} was ended because its node ran out of memory")
+    return WorkerError("lost", f"{name} died")
+
+
+def _last_line(error: Exception | None) -> str:
+    return str(error).strip().rpartition("\n")[2] or type(error).__name__

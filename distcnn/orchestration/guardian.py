@@ -1,0 +1,77 @@
+"""Sees to it that nothing of an embedded Ray outlives its driver, however the driver ends.
+
+A process of its own, with nothing imported but the standard library. It waits for the end of its
+standard input, which the system closes when the driver dies, of `kill -9` too. Then it kills every
+process that has a file of the Ray session's private folder open (all of Ray's have: their logs),
+and removes the folder. Ray's own processes mostly go by themselves; its agents stay for minutes,
+and a worker that was stopped (SIGSTOP) for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# Ray's own processes are given so long to go by themselves once the driver has said good-bye.
+_GRACE_SECONDS = 0.5
+_SWEEPS = 20
+_PAUSE_SECONDS = 0.1
+
+
+@contextmanager
+def guarded(folder: Path) -> Generator[None]:
+    """Have `folder`, and all that uses it, gone after the block or the death of this process."""
+    command = [sys.executable, "-I", "-S", __file__, str(folder)]
+    # A session of its own: a Ctrl-C in the driver's terminal is not meant for it.
+    guardian = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+    try:
+        yield
+    finally:
+        assert guardian.stdin is not None
+        guardian.stdin.close()
+        guardian.wait()
+
+
+def _users_of(folder: str) -> Iterator[int]:
+    """Processes that have a file below `folder` open."""
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        # A process may end while it is looked at, or belong to somebody else.
+        with suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{entry.name}/fd"):
+                with suppress(OSError):
+                    if str(Path(descriptor.path).readlink()).startswith(folder):
+                        yield int(entry.name)
+                        break
+
+
+def _sweep(folder: str, driver: int) -> None:
+    """Kill until nobody is left but the driver, which may be alive and has the folder open too."""
+    time.sleep(_GRACE_SECONDS)
+    for _ in range(_SWEEPS):
+        users = [pid for pid in _users_of(f"{folder}/") if pid != driver]
+        if not users:
+            return
+        for pid in users:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _main(folder: str) -> None:
+    driver = os.getppid()
+    sys.stdin.buffer.read()
+    _sweep(folder, driver)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,238 @@
+"""`distcnn launch`: a run on many workers, on this machine or on the Ray cluster it is given."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from distcnn import config_file
+from distcnn.config import RunConfig
+from distcnn.errors import UserError
+from distcnn.findings import Finding, any_failed, print_findings
+from distcnn.location import Location
+from distcnn.orchestration import session
+from distcnn.orchestration.request import Node, Request, capacity, shortfall
+from distcnn.progress import LaunchWatcher, Watcher
+from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
+from distcnn.training import provenance
+from distcnn.training.control import Control, InterruptedNow
+from distcnn.training.provenance import Ground
+from distcnn.training.resolve import resolve, with_decisions
+from distcnn.workers import Workers
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A config with nothing left open, and what its run will stand on."""
+
+    config: RunConfig
+    ground: Ground
+
+
+def launch(
+    config: RunConfig, watcher: LaunchWatcher, run_dir: Location | None, address: str | None
+) -> RunResult:
+    """Train on the workers that the config asks for, and finalize; a run that exists goes on.
+
+    Args:
+        config: as the user wrote it.
+        watcher: told how it goes.
+        run_dir: the run's folder; a new one in `storage.directory` by default.
+        address: of the Ray cluster; None for a Ray of this launch's own, on this machine.
+
+    Raises:
+        UserError: the cluster can never run this, preflight failed, the folder holds another run,
+            another process writes it, ...
+    """
+    if run_dir is not None and (run_dir / "config.yaml").exists():
+        return _go_on(RunDirectory(run_dir.absolute()), watcher, address, config)
+    storage = run_dir.absolute().parent if run_dir else config.storage.directory.absolute()
+    with _on_cluster(config, watcher, address, storage) as (connected, decided):
+        run = new_run(config.name, config.storage.directory, run_dir)
+        with leased(run, watcher.note) as lease:
+            run.write_provenance(provenance.collect(decided.config, decided.ground, "ray"))
+            # Last: a folder with a config in it is a run, which can be resumed.
+            run.write_config(decided.config)
+            return _supervise(run, decided, lease, connected, watcher)
+
+
+def resume(run: RunDirectory, watcher: LaunchWatcher, address: str | None) -> RunResult:
+    """Go on with a launched run from its newest checkpoint; a finished one is left as it is.
+
+    Raises:
+        UserError: see `launch`; or its config or its data are not those it began with.
+    """
+    return _go_on(run, watcher, address, run.read_config())
+
+
+def _go_on(
+    run: RunDirectory, watcher: LaunchWatcher, address: str | None, config: RunConfig
+) -> RunResult:
+    results = run.read_results()
+    is_finished = results is not None and results["status"] == "completed"
+    if is_finished and run.read_config() == config:
+        watcher.note("This run is finished: there is nothing left to do, and nothing was done")
+        return RunResult(run, results or {})
+    with _on_cluster(config, watcher, address, run.path.parent) as (connected, decided):
+        if decided.config != run.read_config():
+            differing = ", ".join(_differences(run.read_config(), decided.config))
+            raise UserError(
+                f"{run.path} holds a run of another config (other: {differing}); go on with it as"
+                f" it is (distcnn resume {run.path}), or name another --run-dir"
+            )
+        if is_finished:
+            watcher.note("This run is finished: there is nothing left to do, and nothing was done")
+            return RunResult(run, results or {})
+        with leased(run, watcher.note) as lease:
+            provenance.check_same_ground(run, decided.config, decided.ground, watcher.note)
+            return _supervise(run, decided, lease, connected, watcher)
+
+
+def _differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """The dotted fields in which two configs differ."""
+    left, right = one.to_plain(), other.to_plain()
+    return [
+        path
+        for path in config_file.field_paths()
+        if config_file.value_at(left, path) != config_file.value_at(right, path)
+    ]
+
+
+def preflight(
+    config: RunConfig, watcher: Watcher, run_dir: Location | None, address: str | None
+) -> list[Finding]:
+    """Check everything that can be checked without starting the run."""
+    storage = run_dir.absolute().parent if run_dir else config.storage.directory.absolute()
+    with session.connected(address) as connected:
+        if connected.is_embedded:
+            decided = _decide_here(config, watcher).config
+        else:
+            decided = _workers_decided(config, session.alive_nodes())
+        _refuse_what_can_never_run(decided)
+        from distcnn.orchestration.preflight import examine
+
+        return examine(decided, session.alive_nodes(), storage, watcher).findings
+
+
+@contextmanager
+def _on_cluster(
+    config: RunConfig, watcher: Watcher, address: str | None, storage: Location
+) -> Generator[tuple[session.Session, _Decided]]:
+    """Connect, and decide by the cluster what the config leaves open."""
+    if address is None:
+        # Ray's start is mostly waiting for its processes.
+        here = _Meanwhile(config, watcher)
+        with session.connected(None) as connected:
+            decided = here.result()
+            _refuse_what_can_never_run(decided.config)
+            yield connected, decided
+        return
+    with session.connected(address) as connected:
+        decided = _decide_by_preflight(config, watcher, storage)
+        yield connected, decided
+
+
+class _Meanwhile:
+    """Decides by this machine, in a thread."""
+
+    def __init__(self, config: RunConfig, watcher: Watcher) -> None:
+        self._decided: _Decided | None = None
+        self._error: Exception | None = None
+
+        def decide() -> None:
+            try:
+                self._decided = _decide_here(config, watcher)
+            except Exception as error:  # noqa: BLE001 - raised by `result`
+                self._error = error
+
+        self._thread = threading.Thread(target=decide, name="resolving the config", daemon=True)
+        self._thread.start()
+
+    def result(self) -> _Decided:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._decided is not None
+        return self._decided
+
+
+def _decide_here(config: RunConfig, watcher: Watcher) -> _Decided:
+    resolved, dataset = resolve(config, watcher)
+    return _Decided(resolved, Ground.here(resolved, dataset))
+
+
+def _refuse_what_can_never_run(config: RunConfig) -> None:
+    lacking = shortfall(Request.of(config.workers), session.alive_nodes(), session.nodes_to_come())
+    if lacking is not None:
+        raise UserError(lacking)
+
+
+def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> _Decided:
+    from distcnn.orchestration.preflight import examine
+
+    nodes = session.alive_nodes()
+    asked = _workers_decided(config, nodes)
+    _refuse_what_can_never_run(asked)
+    checked = examine(asked, nodes, storage, watcher)
+    if any_failed(checked.findings):
+        print_findings(checked.findings)
+        raise UserError("preflight failed, and nothing was started; mend what is marked `fail`")
+    watcher.note(f"Preflight passed: {len(checked.findings)} checks on {len(nodes)} node(s)")
+    first = checked.workers[0]
+    chosen = asked.training.precision
+    if chosen == "auto":
+        alike = {worker.precision for worker in checked.workers} == {first.precision}
+        chosen = first.precision if alike else "32-true"
+        reason = first.precision_reason if alike else "not all workers are faster with bfloat16"
+        watcher.note(f"Precision: {chosen}, since {reason}")
+    assert asked.workers.cpus is not None and asked.workers.gpus is not None
+    resolved = with_decisions(
+        asked, asked.data.source, chosen, asked.workers.cpus, asked.workers.gpus
+    )
+    data_sha256 = checked.nodes[0].data_sha256
+    return _Decided(resolved, Ground(resolved.data.source, data_sha256, first.hardware))
+
+
+def _workers_decided(config: RunConfig, nodes: Sequence[Node]) -> RunConfig:
+    """What the workers are, where they run on a cluster that is given, and train on what."""
+    workers = config.workers
+    decided = config.with_values(
+        # A cluster costs money: what is trained there is not what happens to be found.
+        data={"source": "fashion-mnist" if config.data.source == "auto" else config.data.source},
+        workers={"cpus": workers.cpus or 1.0, "gpus": workers.gpus or 0},
+    )
+    if workers.gpus is None:
+        with_gpus = decided.with_values(workers={"gpus": 1})
+        if capacity(Request.of(with_gpus.workers), nodes) >= workers.count:
+            return with_gpus
+    return decided
+
+
+def _supervise(
+    run: RunDirectory,
+    decided: _Decided,
+    lease: Lease,
+    connected: session.Session,
+    watcher: LaunchWatcher,
+) -> RunResult:
+    from distcnn.orchestration.supervisor import Job, supervise
+
+    watcher.note(f"Run directory: {run.path}")
+    where = "on this machine" if connected.is_embedded else f"dashboard {connected.dashboard}"
+    watcher.note(f"Ray {where}, logs in {connected.logs}")
+    control = Control(Workers())
+    started = psutil.Process().create_time()
+    job = Job(decided.config, run, lease, decided.ground, connected, control, watcher, started)
+    try:
+        # After Ray has been started, which takes SIGTERM for itself.
+        with control.listening():
+            return supervise(job)
+    except InterruptedNow:
+        raise KeyboardInterrupt from None
+    finally:
+        watcher.end()

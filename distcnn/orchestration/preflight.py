@@ -1,0 +1,213 @@
+"""Checks of a cluster before anything is started on it: each passed, or failed with its remedy."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+
+from distcnn.config import RunConfig
+from distcnn.errors import UserError
+from distcnn.files import write_atomically
+from distcnn.findings import Finding
+from distcnn.location import Location
+from distcnn.orchestration.probe import (
+    DRIVERS_FILE,
+    NodeFacts,
+    ProbeWorker,
+    WorkerFacts,
+    look_at_node,
+    software,
+)
+from distcnn.orchestration.request import Node, Request
+from distcnn.orchestration.room import reserved
+from distcnn.progress import Watcher
+
+# For a node to answer: it may have to start Python from a slow disk first.
+_ANSWER_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found, and what the run is decided by."""
+
+    findings: list[Finding]
+    nodes: list[NodeFacts]
+    workers: list[WorkerFacts]
+
+
+def examine(
+    config: RunConfig, nodes: Sequence[Node], storage: Location, watcher: Watcher
+) -> Preflight:
+    """Look at every node, then at the workers in their places.
+
+    Args:
+        config: with its workers decided.
+        nodes: those of the cluster.
+        storage: where the run will be kept.
+        watcher: told when the workers' places have to be waited for.
+    """
+    facts, failures = _look_at_nodes(config, nodes, storage)
+    findings = [*failures, *_versions(facts), *_storage(facts, storage), *_data(facts)]
+    workers, more = _look_at_workers(config, watcher)
+    return Preflight([*findings, *more], facts, workers)
+
+
+def _look_at_nodes(
+    config: RunConfig, nodes: Sequence[Node], storage: Location
+) -> tuple[list[NodeFacts], list[Finding]]:
+    folder = storage / f".preflight-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / DRIVERS_FILE, b"driver")
+    except (OSError, UserError) as error:
+        what = f"the driver cannot write to {storage}: {error}; set storage.directory or --run-dir"
+        return [], [Finding("fail", "storage", what)]
+    try:
+        look = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
+        asked = {
+            node.host: look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+            ).remote(config, folder, node.id)
+            for node in nodes
+        }
+        facts: list[NodeFacts] = []
+        failures: list[Finding] = []
+        for host, answer in asked.items():
+            try:
+                facts.append(ray.get(answer, timeout=_ANSWER_SECONDS))
+            except RayError as error:
+                failures.append(Finding("fail", host, _unanswered(error)))
+        unseen = [node.host for node in nodes if not (folder / node.id).exists()]
+        failures += [
+            Finding("fail", "storage", f"what {host} wrote to {storage} is not seen by the driver")
+            for host in unseen
+            if any(fact.host == host and not fact.storage for fact in facts)
+        ]
+        return facts, failures
+    finally:
+        for file in folder.iterdir():
+            file.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _unanswered(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    if "ModuleNotFoundError" in str(error):
+        return f"{lines[-1]}: install distcnn[cluster] there, the version that the driver has"
+    return f"no answer ({lines[-1] if lines else type(error).__name__}); look at that node"
+
+
+def _versions(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
+    expected = software()
+    for name, wanted in expected.items():
+        others = {fact.host: fact.versions[name] for fact in facts if fact.versions[name] != wanted}
+        if others:
+            found = ", ".join(f"{version} on {host}" for host, version in others.items())
+            what = f"{wanted} at the driver, {found}; install the same everywhere"
+            yield Finding("fail", name, what)
+        else:
+            yield Finding("ok", name, f"{wanted} on {_nodes(len(facts))}")
+
+
+def _storage(facts: Sequence[NodeFacts], storage: Location) -> Iterator[Finding]:
+    troubles = [fact for fact in facts if fact.storage]
+    for fact in troubles:
+        what = (
+            f"{fact.host}: {fact.storage} ({storage}); set storage.directory to a folder that all"
+            " nodes share, or to an object store"
+        )
+        yield Finding("fail", "storage", what)
+    if facts and not troubles:
+        what = f"{storage} is written and read by the driver and {_nodes(len(facts))}"
+        yield Finding("ok", "storage", what)
+
+
+def _data(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
+    for what, count in Counter(fact.data for fact in facts if not fact.data_error).items():
+        yield Finding("ok", "data", f"{what}, on {_nodes(count)}")
+    for fact in facts:
+        if fact.data_error:
+            remedy = "put the four .gz files there, in a folder named by DISTCNN_DATA_DIR"
+            yield Finding("fail", "data", f"{fact.host}: {fact.data_error}; {remedy}")
+
+
+def _look_at_workers(
+    config: RunConfig, watcher: Watcher
+) -> tuple[list[WorkerFacts], list[Finding]]:
+    request = Request.of(config.workers)
+    limit = config.recovery.wait_for_workers_seconds
+    with reserved(request, limit, lambda: None, watcher) as group:
+        actors: list[Any] = [
+            ray.remote(ProbeWorker)
+            .options(
+                num_cpus=request.resources["CPU"],
+                num_gpus=request.resources.get("GPU", 0),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    group, placement_group_bundle_index=rank
+                ),
+            )
+            .remote(rank)
+            for rank in range(request.count)
+        ]
+        try:
+            looks = [actor.look.remote(config) for actor in actors]
+            facts: list[WorkerFacts] = ray.get(looks, timeout=_ANSWER_SECONDS)
+            findings = [*_alike(facts), *_gpus(config, facts)]
+            if not any(finding.status == "fail" for finding in findings):
+                findings.append(_all_reduce(config, actors))
+            return facts, findings
+        except RayError as error:
+            return [], [Finding("fail", "workers", _unanswered(error))]
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+def _alike(facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
+    """Workers whose arithmetic differs would drift apart in the last bits."""
+    kinds = Counter(fact.gpu or fact.hardware["instruction_set"] for fact in facts)
+    what = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    if len(kinds) > 1:
+        remedy = "take nodes of one kind (workers.accelerator_type, workers.label_selector)"
+        yield Finding("fail", "workers", f"they compute differently: {what}; {remedy}")
+    else:
+        yield Finding("ok", "workers", what)
+
+
+def _gpus(config: RunConfig, facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
+    if not config.workers.gpus:
+        return
+    for host in dict.fromkeys(fact.host for fact in facts if not fact.gpu):
+        remedy = "install a torch that is built for its driver; `distcnn doctor` there says more"
+        yield Finding("fail", "GPU", f"{host} has GPUs for Ray, but torch sees none; {remedy}")
+
+
+def _all_reduce(config: RunConfig, actors: Sequence[Any]) -> Finding:
+    count = len(actors)
+    if count == 1:
+        return Finding("ok", "all-reduce", "not needed by one worker")
+    address = ray.get(actors[0].offer_address.remote(count), timeout=_ANSWER_SECONDS)
+    use_gpu, threads = bool(config.workers.gpus), config.workers.threads
+    sums = [actor.add_up.remote(address, count, use_gpu, threads) for actor in actors]
+    try:
+        speeds: list[float] = ray.get(sums, timeout=_ANSWER_SECONDS)
+    except RayError as error:
+        remedy = "open all ports between the nodes, or see which network interface they share"
+        return Finding("fail", "all-reduce", f"{_unanswered(error)}; {remedy}")
+    backend = "NCCL" if use_gpu else "gloo"
+    what = f"{count} workers, {backend}: {min(speeds):,.0f} MB/s each way and worker"
+    return Finding("ok", "all-reduce", what)
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"

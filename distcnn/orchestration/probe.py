@@ -1,0 +1,173 @@
+"""What preflight has done on the nodes and by the workers: looking, writing, adding up."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import distcnn
+from distcnn.config import RunConfig
+from distcnn.data import dataset, fashion_mnist
+from distcnn.errors import UserError
+from distcnn.files import write_atomically
+from distcnn.location import Location
+
+_PACKAGES = ("ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
+# A shared file system may show another node's file a little later.
+_VISIBLE_WITHIN_SECONDS = 5.0
+_MEASURED_SECONDS = 2.0
+# Large enough for the bandwidth of a network to show.
+_MEASURED_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What a node says of itself."""
+
+    host: str
+    versions: dict[str, str]
+    storage: str
+    """What is wrong with it here; empty where nothing is."""
+    data: str
+    data_error: str
+    data_sha256: str
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """What a worker says of itself."""
+
+    host: str
+    gpu: str
+    """Its name; empty where there is none."""
+    precision: str
+    precision_reason: str
+    hardware: dict[str, Any]
+
+
+def software() -> dict[str, str]:
+    """The versions that have to be equal on all nodes, and a digest of this package's files."""
+    digest = hashlib.sha256()
+    package = Path(distcnn.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+        "distcnn": f"{distcnn.__version__} ({digest.hexdigest()[:8]})",
+    }
+
+
+def look_at_node(config: RunConfig, storage: Location, name: str) -> NodeFacts:
+    """Examine the node this runs on; leave a file of that name in the storage."""
+    data, data_error, data_sha256 = _look_at_data(config)
+    return NodeFacts(
+        host=socket.gethostname(),
+        versions=software(),
+        storage=_try_storage(storage, name),
+        data=data,
+        data_error=data_error,
+        data_sha256=data_sha256,
+    )
+
+
+DRIVERS_FILE = "driver"
+
+
+def _try_storage(storage: Location, name: str) -> str:
+    """Read what the driver wrote there, and write something of our own."""
+    deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
+    while not (storage / DRIVERS_FILE).exists():
+        if time.monotonic() > deadline:
+            return "it does not see what the driver wrote there"
+        time.sleep(0.2)
+    try:
+        write_atomically(storage / name, name.encode())
+    except (OSError, UserError) as error:
+        return f"it cannot write there: {error}"
+    return ""
+
+
+def _look_at_data(config: RunConfig) -> tuple[str, str, str]:
+    """Where the data are on this node, what is wrong with them, and their digest."""
+    try:
+        if config.data.source == "synthetic":
+            loaded = dataset.load("synthetic", None, lambda _: None)
+            return "synthetic, drawn", "", loaded.sha256
+        if fashion_mnist.is_at_hand(config.data.directory):
+            return "Fashion-MNIST at hand, verified", "", dataset.FASHION_MNIST_SHA256
+    except UserError as error:
+        return "", str(error), ""
+    mirror = fashion_mnist.reachable_mirror()
+    if mirror is None:
+        return "", "Fashion-MNIST is not there, and no mirror of it can be reached", ""
+    return f"Fashion-MNIST can be downloaded from {mirror}", "", dataset.FASHION_MNIST_SHA256
+
+
+class ProbeWorker:
+    """An actor in a worker's place, with a worker's resources."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._store: Any = None
+
+    def offer_address(self, count: int) -> str:
+        """Where the others are waited for, by the first of them."""
+        from distcnn.orchestration.meeting import open_store
+
+        self._store, address = open_store(count)
+        return address
+
+    def look(self, config: RunConfig) -> WorkerFacts:
+        """Examine what this worker was given."""
+        import torch
+
+        from distcnn.training import precision, provenance
+
+        use_gpu = bool(config.workers.gpus) and torch.cuda.is_available()
+        device = torch.device("cuda" if use_gpu else "cpu")
+        chosen, reason = precision.decide(config.model, device)
+        sees = config if use_gpu else config.with_values(workers={"gpus": 0})
+        return WorkerFacts(
+            host=socket.gethostname(),
+            gpu=torch.cuda.get_device_name(0) if use_gpu else "",
+            precision=chosen,
+            precision_reason=reason,
+            hardware=provenance.hardware(sees),
+        )
+
+    def add_up(self, address: str, count: int, use_gpu: bool, threads: int) -> float:
+        """Add up with the others for two seconds; MB/s that each sends and receives."""
+        import torch
+        from torch import distributed
+
+        from distcnn.orchestration.meeting import join
+
+        torch.set_num_threads(threads)
+        join(address, self._store, self._rank, count, use_gpu)
+        device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+        vector = torch.ones(_MEASURED_BYTES // 4, device=device)
+        distributed.all_reduce(vector)
+        rounds, go_on, began = 0, True, time.perf_counter()
+        while go_on:
+            distributed.all_reduce(vector.fill_(1.0))
+            rounds += 1
+            # The first of them looks at the clock for all.
+            elapsed = time.perf_counter() - began
+            flag = torch.tensor([float(elapsed < _MEASURED_SECONDS)], device=device)
+            distributed.broadcast(flag, src=0)
+            go_on = bool(flag.item())
+        seconds = time.perf_counter() - began
+        if not bool((vector == count).all()):
+            raise UserError(f"the sum of {count} ones came out as {vector[0].item():g}")
+        distributed.destroy_process_group()
+        # What a ring moves per worker: https://arxiv.org/abs/1802.05799
+        moved = 2 * (count - 1) / count * _MEASURED_BYTES * rounds
+        return moved / seconds / 1e6

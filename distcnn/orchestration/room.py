@@ -1,0 +1,74 @@
+"""Room for workers on a cluster: reserved when it is free, waited for aloud when it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from distcnn.errors import UserError
+from distcnn.orchestration.request import Request
+from distcnn.orchestration.session import alive_nodes
+from distcnn.progress import Watcher, duration
+
+_SAY_EVERY_SECONDS = 30.0
+_LOOK_EVERY_SECONDS = 0.5
+
+
+@contextmanager
+def reserved(
+    request: Request, limit_seconds: float, check: Callable[[], None], watcher: Watcher
+) -> Generator[PlacementGroup]:
+    """Hold what is asked for until the end of the block.
+
+    Waits until it is free. An autoscaler sees what is waited for, and adds nodes.
+
+    Args:
+        request: what is asked; it can be met in principle.
+        limit_seconds: how long to wait.
+        check: called while waiting; what it raises ends that.
+        watcher: told at once that there is a wait, then every half a minute.
+
+    Raises:
+        UserError: it did not become free in time.
+    """
+    group = placement_group(
+        [dict(request.resources)] * request.count,
+        strategy=request.strategy,
+        bundle_label_selector=[dict(request.labels)] * request.count,
+    )
+    began = time.monotonic()
+    said_at = -_SAY_EVERY_SECONDS
+    try:
+        while not group.wait(_LOOK_EVERY_SECONDS):
+            check()
+            waited = time.monotonic() - began
+            if waited > limit_seconds:
+                raise UserError(
+                    f"{request} did not become free within {duration(limit_seconds)}"
+                    f" (recovery.wait_for_workers_seconds). {_what_is_free()}"
+                    " What was committed is safe: run the same again, or `distcnn resume` the run"
+                )
+            if waited - said_at >= _SAY_EVERY_SECONDS:
+                said_at = waited
+                watcher.note(
+                    f"Waiting for {request}, {duration(waited)} of {duration(limit_seconds)}."
+                    f" {_what_is_free()}"
+                )
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def _what_is_free() -> str:
+    free: Mapping[str, float] = ray.available_resources()
+    total: Mapping[str, float] = ray.cluster_resources()
+    parts = [
+        f"{free.get(name, 0):g} of {total[name]:g} {name}"
+        for name in ("CPU", "GPU")
+        if total.get(name)
+    ]
+    return f"Free now: {', '.join(parts) or 'nothing'} on {len(alive_nodes())} node(s)."

@@ -1,0 +1,222 @@
+"""The Ray that a launch runs on: the cluster it is given, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from distcnn.errors import UserError
+from distcnn.orchestration.guardian import guarded
+from distcnn.orchestration.request import Node
+
+# How Ray Train watches its workers; read by its controller, which runs on the driver's node.
+TRAIN_SETTINGS = {
+    # Seconds between two looks: by default 2, which is also how long each start and end waits.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Seconds without an answer after which a worker counts as hung: by default 600.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
+    # Seconds for the workers of a group to be placed; waiting for nodes is done before that.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    # Whatever Ray Train does besides: nodes that are taken away are watched by the supervisor,
+    # workers stay in their folder, and its logs and metrics are nobody's.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Under `uv run` Ray would ship the working directory to every worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+_LOOPBACK = "127.0.0.1"
+# Nothing large goes through Ray's object store here.
+_OBJECT_STORE_BYTES = 80 * 2**20
+# Ray adds 65 characters for its sockets; the system takes 107.
+_LONGEST_FOLDER = 40
+
+
+@dataclass(frozen=True)
+class Session:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        is_embedded: whether it is this launch's own, on this machine.
+        folder: a private temporary folder of the driver.
+        dashboard: its address; empty where there is none.
+    """
+
+    is_embedded: bool
+    folder: Path
+    dashboard: str = ""
+
+    @property
+    def logs(self) -> str:
+        """Where Ray's and the workers' logs are."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
+
+
+def given_address(option: str | None) -> str | None:
+    """The cluster to run on: `--address`, else `RAY_ADDRESS` (which a submitted job has set).
+
+    Raises:
+        UserError: it is an address of Ray Client.
+    """
+    address = option or os.environ.get("RAY_ADDRESS") or None
+    if address is None or address == "local":
+        return None
+    if address.startswith("ray://"):
+        raise UserError(
+            f"{address} is an address of Ray Client, under which a training would end with the"
+            " connection; run `distcnn launch` on a node of the cluster (--address auto), or"
+            " submit it as a job"
+        )
+    return address
+
+
+@contextmanager
+def connected(address: str | None) -> Generator[Session]:
+    """Connect to the cluster at `address`, or start one here where it is None.
+
+    Raises:
+        UserError: nothing answers at that address.
+    """
+    folder = _private_folder()
+    if address is not None:
+        with _environment(TRAIN_SETTINGS), _removed(folder), _given(address, folder) as session:
+            yield session
+        return
+    token = folder / "token"
+    _write_private(token, secrets.token_hex(32))
+    settings = {
+        **TRAIN_SETTINGS,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Has Ray take the loopback address for the node's, as it does on a Mac.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Other users of this machine can reach the loopback address too.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+    with _environment(settings), guarded(folder), _embedded(folder) as session:
+        yield session
+
+
+@contextmanager
+def _embedded(folder: Path) -> Generator[Session]:
+    import ray
+
+    # From the main thread, if that is where we are: Ray's processes end with the thread that
+    # started them.
+    ray.init(
+        address="local",
+        num_cpus=len(os.sched_getaffinity(0)),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder),
+        _node_ip_address=_LOOPBACK,
+    )
+    try:
+        yield Session(is_embedded=True, folder=folder)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _given(address: str, folder: Path) -> Generator[Session]:
+    import ray
+
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster can be reached at {address}: {str(error).splitlines()[0]}."
+            " See `ray status` there; without --address and RAY_ADDRESS, Ray is started here"
+        ) from error
+    try:
+        yield Session(False, folder, dashboard=context.dashboard_url or "")
+    finally:
+        ray.shutdown()
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster, by their total resources."""
+    import ray
+
+    return [
+        Node(
+            id=node["NodeID"],
+            host=node["NodeManagerHostname"],
+            resources=node["Resources"],
+            labels=node.get("Labels") or {},
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def nodes_to_come() -> list[Node]:
+    """The nodes that the cluster's autoscaler could add; none where there is no autoscaler."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    return [
+        Node(id="", host=group.name, resources=dict(group.resources), labels=None)
+        for group in (config.node_group_configs if config else [])
+        for _ in range(_MANY if group.max_count < 0 else group.max_count)
+    ]
+
+
+# Stands for "without a limit".
+_MANY = 1024
+
+
+def draining_nodes() -> set[str]:
+    """The nodes that are about to be taken away, by their id."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def _private_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="distcnn-"))
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="distcnn-", dir="/tmp"))
+    return folder
+
+
+def _write_private(path: Path, content: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(content)
+
+
+@contextmanager
+def _removed(folder: Path) -> Generator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Generator[None]:
+    """Set variables for the block, which the processes started in it inherit."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,204 @@
+"""Keeps a launched run going: starts its workers, watches, and starts them again where it helps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from distcnn.config import RunConfig
+from distcnn.errors import UserError
+from distcnn.orchestration import session
+from distcnn.orchestration.assignment import Assignment
+from distcnn.orchestration.failures import Budget, Failure
+from distcnn.orchestration.group import Group
+from distcnn.orchestration.mailbox import Digest, open_mailbox, relay
+from distcnn.orchestration.request import Request
+from distcnn.orchestration.room import reserved
+from distcnn.progress import LaunchWatcher, WorkersReport
+from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.run import RunDirectory, RunResult
+from distcnn.training.control import Control, Decision
+from distcnn.training.provenance import Ground
+
+PREEMPTED = "preempted"
+_LOOK_EVERY_SECONDS = 0.2
+# For workers to save and stop when they are asked to.
+_STOPPING_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is supervised."""
+
+    config: RunConfig
+    """Resolved."""
+    run: RunDirectory
+    lease: Lease
+    ground: Ground
+    session: session.Session
+    control: Control
+    """Collects the driver's own signals."""
+    watcher: LaunchWatcher
+    started: float
+    """When the command began, in seconds since the epoch (Unix)."""
+
+
+class _StoppedEarlyError(Exception):
+    """A signal came while no worker was there to be stopped."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.reason)
+        self.decision = decision
+
+
+def supervise(job: Job) -> RunResult:
+    """Train to the end, through what fails on the way.
+
+    Raises:
+        UserError: no workers came up in time, or workers did not stop when they were asked to.
+    """
+    budget = Budget(job.config.recovery)
+    waiting_since = job.started
+    fence = job.lease.fence
+    while True:
+        try:
+            with reserved(
+                Request.of(job.config.workers),
+                job.config.recovery.wait_for_workers_seconds,
+                lambda: _leave_on_signal(job.control),
+                job.watcher,
+            ):
+                pass  # Ray Train reserves it again, for the workers themselves.
+            ended = _Attempt(job, fence.attempt, waiting_since, budget.num_restarts).run()
+        except _StoppedEarlyError as stopped:
+            return _give_up(job, "stopped", stopped.decision.reason, stopped.decision.signal_number)
+        waiting_since = time.time()
+        if isinstance(ended, Failure):
+            refusal, cause, why = budget.refuse(ended), "failure", ended.what
+        elif ended["status"] == "stopped" and ended["reason"] == PREEMPTED:
+            refusal, cause, why = budget.refuse_preemption(), "preemption", "a node is taken away"
+        else:
+            signal_number = job.control.decide(0).signal_number
+            stopped_by = signal_number if ended["status"] == "stopped" else None
+            return RunResult(job.run, ended, stopped_by)
+        job.run.append_event("attempt_failed", attempt=fence.attempt, cause=cause, reason=why)
+        if refusal is not None:
+            return _give_up(job, "failed", refusal)
+        # From here on, nothing that workers of the attempt before may still write is read.
+        fence = job.lease.advance()
+        headline = why.partition("\n")[0]
+        job.run.append_event("restart", attempt=fence.attempt, cause=cause, reason=headline)
+        records = job.run.read_checkpoints()
+        job.watcher.note(
+            f"{headline}: starting again from step {records[-1].step if records else 0}"
+            f" (restart {budget.num_restarts})"
+        )
+
+
+def _leave_on_signal(control: Control) -> None:
+    decision = control.decide(0)
+    if decision.action == "stop":
+        raise _StoppedEarlyError(decision)
+
+
+class _Attempt:
+    """One group of workers, watched from its start to its end."""
+
+    def __init__(self, job: Job, number: int, waiting_since: float, restarts: int) -> None:
+        self._job = job
+        self._restarts = restarts
+        self._mailbox = open_mailbox()
+        self._last = Digest()
+        self._shown: WorkersReport | None = None
+        self._asked_to_stop_at: float | None = None
+        assignment = Assignment(
+            config=job.config.to_plain(),
+            run=job.run,
+            fence=job.lease.fence,
+            data_sha256=job.ground.data_sha256,
+            waiting_since=waiting_since,
+            mailbox=self._mailbox,
+        )
+        name = f"{job.config.name}-{number:06d}-{time.time_ns()}"
+        self._group = Group(name, job.config.workers, job.session.folder, assignment)
+
+    def run(self) -> dict[str, Any] | Failure:
+        """Watch until the group ends; the results, or what went wrong."""
+        while not self._group.wait(_LOOK_EVERY_SECONDS):
+            self._listen()
+            self._pass_on_wishes()
+        self._listen()
+        ray.kill(self._mailbox)
+        return self._group.end(self._last.step, self._name_of)
+
+    def _name_of(self, rank: int) -> str:
+        for process in self._last.processes:
+            if process.rank == rank:
+                return f"worker {rank} on {process.host} (process {process.pid})"
+        return f"worker {rank}"
+
+    def _listen(self) -> None:
+        """Take what the workers have posted, and show it."""
+        try:
+            digest: Digest = ray.get(self._mailbox.collect.remote(), timeout=_STOPPING_SECONDS)
+        except RayError as error:
+            raise UserError(
+                f"the cluster is out of reach ({type(error).__name__}); what was committed is safe."
+                f" Once it is back, go on with: distcnn resume {self._job.run.path}"
+            ) from error
+        self._last = digest
+        relay(digest.messages, self._job.watcher)
+        if digest.alive:
+            count = self._job.config.workers.count
+            report = WorkersReport(digest.alive, count, self._restarts)
+            if report != self._shown:
+                self._shown = report
+                self._job.watcher.workers(report)
+
+    def _pass_on_wishes(self) -> None:
+        """Have the workers save and stop on a signal, or when one of their nodes goes away."""
+        if self._asked_to_stop_at is None:
+            reason = self._reason_to_stop()
+            if reason:
+                self._asked_to_stop_at = time.monotonic()
+                self._mailbox.wish_to_stop.remote(reason)
+        elif time.monotonic() - self._asked_to_stop_at > _STOPPING_SECONDS:
+            raise UserError(
+                f"the workers did not save and stop within {_STOPPING_SECONDS:.0f} s; what was"
+                f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
+            )
+
+    def _reason_to_stop(self) -> str:
+        decision = self._job.control.decide(0)
+        if decision.action == "stop":
+            self._job.watcher.note(f"{decision.reason}: saving, then stopping")
+            return decision.reason
+        going = session.draining_nodes()
+        hosts = {p.host for p in self._last.processes if p.node_id in going}
+        if hosts:
+            where = ", ".join(sorted(hosts))
+            self._job.watcher.note(f"{where} will be taken away: saving, then going on elsewhere")
+            return PREEMPTED
+        return ""
+
+
+def _give_up(job: Job, status: Any, reason: str, signal_number: int | None = None) -> RunResult:
+    """Record an end that no worker was there to record."""
+    from distcnn.run_directory.checkpoints import read_checkpoint
+    from distcnn.training.outcome import Outcome
+    from distcnn.training.results import record_end
+    from distcnn.training.snapshot import Counters, Snapshot
+
+    records = job.run.read_checkpoints()
+    counters = Counters()
+    if records:
+        counters = Snapshot.decode(read_checkpoint(job.run.checkpoints, records[-1])).counters
+    fence = job.lease.fence
+    job.run.append_event(status, attempt=fence.attempt, reason=reason)
+    outcome = replace(Outcome(status, counters), reason=reason)
+    results = record_end(job.config, job.run, outcome, fence, job.ground, hosts=())
+    return RunResult(job.run, results, signal_number)

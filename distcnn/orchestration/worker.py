@@ -1,0 +1,237 @@
+"""What runs in each worker process: its part in one attempt at a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from torch import distributed
+
+from distcnn.config import RunConfig
+from distcnn.data.dataset import load
+from distcnn.errors import UserError
+from distcnn.orchestration.assignment import Assignment
+from distcnn.orchestration.failures import WorkerError
+from distcnn.orchestration.mailbox import BEAT_SECONDS, PostingWatcher, WorkerProcess
+from distcnn.orchestration.meeting import join, open_store
+from distcnn.progress import EpochReport, StepReport, Watcher
+from distcnn.run_directory.run import storage_errors_explained
+from distcnn.training import provenance
+from distcnn.training.control import Control
+from distcnn.training.finalize import finalize
+from distcnn.training.fit import OutOfMemoryError, fit
+from distcnn.training.keeper import REPORT_EVERY_STEPS
+from distcnn.training.place import Place
+from distcnn.training.provenance import Ground
+from distcnn.training.results import record_end
+from distcnn.workers import Workers
+
+# What torch's process groups say when another worker is gone.
+_PEER_IS_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Broken pipe")
+# In which Ray notices the death that this worker has noticed, and can tell whose it was.
+_LET_RAY_NOTICE_SECONDS = 1.0
+_MEETING_SECONDS = 60.0
+_MEETING_PAUSE_SECONDS = 0.02
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Train and finalize; the first worker returns what `results.json` holds.
+
+    Raises:
+        WorkerError: whatever goes wrong.
+    """
+    assignment: Assignment = settings["assignment"]
+    context = ray.train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    with _told_as_worker_error(workers.rank), _warnings_posted(workers.rank, assignment.mailbox):
+        try:
+            return _train(assignment, workers)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _PEER_IS_GONE):
+                raise
+            time.sleep(_LET_RAY_NOTICE_SECONDS)
+            raise WorkerError("peer", f"a worker is gone: {_first_line(error)}") from error
+
+
+def _train(assignment: Assignment, workers: Workers) -> dict[str, Any] | None:
+    config = RunConfig.from_plain(assignment.config)
+    run = assignment.run
+    processes = _meet(assignment.mailbox, workers, use_gpu=bool(config.workers.gpus))
+    hosts = tuple(process.host for process in processes)
+    watcher = _watcher(assignment.mailbox, workers)
+    dataset = load(config.data.source, config.data.directory, watcher.note)
+    if dataset.sha256 != assignment.data_sha256:
+        raise UserError(
+            f"{socket.gethostname()} has other data ({dataset.sha256[:12]}...) than this run is"
+            f" trained on ({assignment.data_sha256[:12]}...); make the nodes' data alike"
+        )
+    control = Control(
+        workers,
+        config.training.checkpoint_every_steps,
+        # Several GPUs agree when the losses are read: that waits for the device anyway.
+        listen_every_steps=REPORT_EVERY_STEPS if config.workers.gpus and workers.count > 1 else 1,
+    )
+    place = Place(
+        run, assignment.fence, dataset, control, watcher, assignment.waiting_since, workers, hosts
+    )
+    with storage_errors_explained(run), _in_touch(assignment.mailbox, workers.rank, control):
+        if workers.is_first:
+            run.append_event(
+                "attempt",
+                attempt=place.fence.attempt,
+                workers=[asdict(process) for process in processes],
+                versions=provenance.versions(),
+                hardware=provenance.hardware(config),
+            )
+        outcome = fit(config, place)
+        if workers.is_first:
+            run.append_event(outcome.status, attempt=place.fence.attempt, reason=outcome.reason)
+        results = None
+        if outcome.status == "completed":
+            results = finalize(config, place, outcome)
+        elif workers.is_first:
+            ground = Ground.here(config, dataset)
+            results = record_end(config, run, outcome, place.fence, ground, hosts)
+    if workers.count > 1:
+        distributed.destroy_process_group()
+    return results
+
+
+def _meet(mailbox: Any, workers: Workers, use_gpu: bool) -> list[WorkerProcess]:
+    """Form the process group; where each worker runs, by rank."""
+    node_id = ray.get_runtime_context().get_node_id()
+    process = WorkerProcess(workers.rank, socket.gethostname(), node_id, os.getpid())
+    ray.get(mailbox.begin.remote(process))
+    store = None
+    if workers.is_first and workers.count > 1:
+        store, address = open_store(workers.count)
+        ray.get(mailbox.offer_address.remote(address))
+    deadline = time.monotonic() + _MEETING_SECONDS
+    while True:
+        address, processes = ray.get(mailbox.meet.remote())
+        if len(processes) == workers.count and (address or workers.count == 1):
+            break
+        if time.monotonic() > deadline:
+            raise WorkerError("lost", f"only {len(processes)} of {workers.count} workers came up")
+        time.sleep(_MEETING_PAUSE_SECONDS)
+    if workers.count > 1:
+        join(address, store, workers.rank, workers.count, use_gpu)
+    return processes
+
+
+class _ReportingWatcher:
+    """Tells Ray the measures of each epoch, as all workers have to; passes on what it is told."""
+
+    def __init__(self, watcher: Watcher | None) -> None:
+        self._watcher = watcher
+
+    def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
+        """Training starts, or goes on."""
+        if self._watcher:
+            self._watcher.begin(num_epochs, steps_per_epoch)
+
+    def step(self, report: StepReport) -> None:
+        """Some steps are done."""
+        if self._watcher:
+            self._watcher.step(report)
+
+    def epoch(self, report: EpochReport) -> None:
+        """An epoch is done and validated."""
+        ray.train.report(
+            {
+                "epoch": report.epoch,
+                "train/loss": report.train_loss,
+                "val/loss": report.val_loss,
+                "val/accuracy": report.val_accuracy,
+            }
+        )
+        if self._watcher:
+            self._watcher.epoch(report)
+
+    def note(self, message: str) -> None:
+        """Something the user should know."""
+        if self._watcher:
+            self._watcher.note(message)
+
+    def end(self) -> None:
+        """Training is over, in whatever way."""
+        if self._watcher:
+            self._watcher.end()
+
+
+def _watcher(mailbox: Any, workers: Workers) -> Watcher:
+    return _ReportingWatcher(PostingWatcher(mailbox) if workers.is_first else None)
+
+
+@contextmanager
+def _in_touch(mailbox: Any, rank: int, control: Control) -> Generator[None]:
+    """Give signs of life, and take the driver's wish to stop, in a thread."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            try:
+                wish: str = ray.get(mailbox.beat.remote(rank))
+            except RayError:
+                return  # The driver is gone; Ray ends this process.
+            if wish and rank == 0:
+                control.request_stop(wish)
+
+    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _warnings_posted(rank: int, mailbox: Any) -> Generator[None]:
+    """Have the driver show what this process warns of, with its rank and node."""
+
+    class Poster(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = f"[worker {rank} on {socket.gethostname()}] {record.getMessage().strip()}"
+            mailbox.post.remote(("note", (text,)))
+
+    handler = Poster(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        logging.captureWarnings(capture=False)
+
+
+@contextmanager
+def _told_as_worker_error(rank: int) -> Generator[None]:
+    where = f"worker {rank} on {socket.gethostname()}"
+    try:
+        yield
+    except WorkerError:
+        raise
+    except OutOfMemoryError as error:
+        raise WorkerError("out of memory", f"{where}: {error}", error.step) from error
+    except UserError as error:
+        raise WorkerError("user", str(error)) from error
+    except Exception as error:
+        what = f"{where}: {type(error).__name__}: {_first_line(error)}"
+        raise WorkerError("error", f"{what}\n{traceback.format_exc()}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
