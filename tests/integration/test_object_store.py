@@ -23,6 +23,7 @@ from tests.integration.runs import (
     TIMEOUT_SECONDS,
     assert_same_result,
     distcnn,
+    events,
     finish,
     start_and_reach,
     told,
