@@ -24,6 +24,19 @@ _ALLOWED_SKIPS = Path(__file__).parents[1] / ".ci" / "allowed-skips"
 _skips: dict[str, str] = {}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make chaos` asks for more."""
+    parser.addoption(
+        "--chaos-rounds", type=int, default=1, help="how long the random schedules are"
+    )
+
+
+@pytest.fixture
+def chaos_rounds(pytestconfig: pytest.Config) -> int:
+    """How often random schedules hurt a run."""
+    return pytestconfig.getoption("--chaos-rounds")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     """Keep the user's own cache out of the tests."""

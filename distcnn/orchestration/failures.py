@@ -19,7 +19,7 @@ class WorkerError(Exception):
 
     def __init__(self, kind: Kind, what: str, step: int | None = None) -> None:
         super().__init__(kind, what, step)  # As positional arguments, which is what pickle keeps.
-        self.kind = kind
+        self.kind: Kind = kind
         self.what = what
         self.step = step
 

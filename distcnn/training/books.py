@@ -11,7 +11,6 @@ from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
 from distcnn.run_directory.metrics_log import MetricsLog, Row
 from distcnn.training.place import Place
 from distcnn.training.snapshot import Counters, Snapshot, optimizer_tensors, weights_sha256
-from distcnn.training.tensorboard_log import TensorBoardLog
 
 
 class Books(Protocol):
@@ -54,6 +53,9 @@ class RunBooks:
     """Writes the run directory; begins by clearing what is past the newest checkpoint."""
 
     def __init__(self, place: Place, num_kept: int) -> None:
+        # 0.2 s to import, and only one worker of all needs it.
+        from distcnn.training.tensorboard_log import TensorBoardLog
+
         self._run, self._fence = place.run, place.fence
         self._checkpoints = CheckpointWriter(place.run.checkpoints, place.fence, num_kept)
         for damage in self._checkpoints.damages:

@@ -1,0 +1,89 @@
+"""Launched runs as processes of their own: started, hurt and compared to the last bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.integration.runs import OVERRIDES, TIMEOUT_SECONDS, distcnn, events, wait_for
+
+# Three ranks on two cores; a batch that three do not divide.
+LAUNCHED = [
+    *(override for override in OVERRIDES if not override.startswith("workers.")),
+    "training.epochs=4",
+    "workers.count=3",
+    "workers.cpus=0.6",
+]
+NUM_STEPS = 200
+# What is left of an embedded Ray has to be gone by then, whatever happened to its driver.
+GONE_SECONDS = 30
+
+
+def launch_command(run: Path, *more: str) -> list[str]:
+    return distcnn("launch", "article", *LAUNCHED, *more, "--run-dir", run)
+
+
+def attempts(run: Path) -> list[dict[str, Any]]:
+    return [event for event in events(run) if event["event"] == "attempt"]
+
+
+def worker_pids(run: Path, attempt: int) -> list[int]:
+    """The process of each worker of the attempt (counted from 1 as they began), by rank."""
+    return [worker["pid"] for worker in attempts(run)[attempt - 1]["workers"]]
+
+
+def saves(run: Path) -> int:
+    return sum(event["event"] == "checkpoint" for event in events(run))
+
+
+def wait_for_training(
+    run: Path, process: subprocess.Popen[str], attempt: int, num_saves: int
+) -> list[int]:
+    """Wait until an attempt trains and has saved so often; its workers' processes, by rank."""
+    wait_for(lambda: len(attempts(run)) >= attempt, process)
+    before = saves(run)
+    wait_for(lambda: saves(run) >= before + num_saves, process)
+    return worker_pids(run, attempt)
+
+
+def restarts(run: Path, cause: str = "failure") -> int:
+    return sum(event["event"] == "restart" and event["cause"] == cause for event in events(run))
+
+
+def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def end(process: subprocess.Popen[str], expected: int = 0) -> str:
+    """Wait for the end; what it said."""
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == expected, output
+    return output
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The driver and all that it has started, with what those have started."""
+    driver = psutil.Process(process.pid)
+    return [driver, *driver.children(recursive=True)]
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + GONE_SECONDS
+    left = processes
+    while left := [each for each in left if _lives(each)]:
+        assert time.monotonic() < deadline, [" ".join(each.cmdline()) for each in left]
+        time.sleep(0.1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
