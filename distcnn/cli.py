@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from distcnn import __version__
 from distcnn.errors import UsageError, UserError
+from distcnn.location import Location, LocationError, location
 
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
     from distcnn.run_directory.run import RunResult
 
 _INTERRUPTED = 130
+_NUM_READERS = 8
+_OVERRIDE = re.compile(r"[^/:]*=")  # A place in an object store may have an `=` in it.
+_RUN_HELP = "the run's folder, or s3://bucket/prefix"
 _OVERRIDES_HELP = "replace a value of the config, for example training.epochs=5"
 
 
@@ -83,12 +87,19 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _add(verbs, "train", _train, "train on this machine")
     _add_config(train)
-    train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run's folder, made anew")
+    train.add_argument(
+        "--run-dir",
+        type=_location,
+        metavar="DIR",
+        help=f"{_RUN_HELP}, made anew",
+    )
     train.add_argument("--dry-run", action="store_true", help="print the config and train nothing")
 
     launch = _add(verbs, "launch", _launch, "train on many workers, here or on a Ray cluster")
     _add_config(launch, default="cluster")
-    launch.add_argument("--run-dir", type=Path, metavar="DIR", help="the run's folder; goes on")
+    launch.add_argument(
+        "--run-dir", type=_location, metavar="DIR", help=f"{_RUN_HELP}; one that exists goes on"
+    )
     _add_address(launch)
     launch.add_argument(
         "--dry-run", action="store_true", help="print the config and what Ray would be asked for"
@@ -98,11 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     resume = _add(verbs, "resume", _resume, "go on with a run that was stopped or killed")
-    resume.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    resume.add_argument("run", type=_location, metavar="RUN", help=_RUN_HELP)
     _add_address(resume)
 
     evaluate = _add(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    evaluate.add_argument("run", type=_location, metavar="RUN", help=_RUN_HELP)
     evaluate.add_argument(
         "--split",
         choices=("val", "test"),
@@ -115,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(describe)
 
     runs = _add(verbs, "runs", _runs, "list the runs in a folder")
-    runs.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER")
+    runs.add_argument("folder", nargs="?", type=_location, default=Path("runs"), metavar="FOLDER")
     runs.add_argument("--json", action="store_true", help="print them as JSON")
 
     _add(verbs, "doctor", _doctor, "say what this machine offers, and what will not work")
@@ -174,11 +185,18 @@ def _add_config(parser: argparse.ArgumentParser, default: str = "local") -> None
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help=_OVERRIDES_HELP)
 
 
+def _location(text: str) -> Location:
+    try:
+        return location(text)
+    except LocationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _load_config(options: argparse.Namespace) -> RunConfig:
     from distcnn import config_file
 
     config, overrides = options.config, options.overrides
-    if config is not None and "=" in config and not Path(config).is_file():
+    if config is not None and _OVERRIDE.match(config) and not Path(config).is_file():
         config, overrides = None, [config, *overrides]
     return config_file.load(config or options.default_config, overrides)
 
@@ -277,10 +295,14 @@ def _describe(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise UsageError(f"there is no folder {options.folder}; `distcnn train` makes runs/")
+    from concurrent.futures import ThreadPoolExecutor
+
     from distcnn.run_directory.run import list_runs
     from distcnn.summary import print_runs, summarize_run
 
-    rows = [summarize_run(run) for run in list_runs(options.folder)]
+    # An object store answers slowly, but many at once.
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        rows = list(pool.map(summarize_run, list_runs(options.folder)))
     print(json.dumps(rows, indent=2)) if options.json else print_runs(rows)
     return 0
 

@@ -6,9 +6,18 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from distcnn.geometry import Activation, Block, Layer, Pooling, Volume, layer_table
+from distcnn.location import Location, location
 
 IMAGE = Volume(size=28, depth=1)
 NUM_CLASSES = 10
@@ -222,11 +231,21 @@ class RecoveryConfig(_Section):
     """How long to wait for workers that the cluster could have but has not free."""
 
 
+def _as_location(value: object) -> Location:
+    if isinstance(value, Location):
+        return value
+    if isinstance(value, str):
+        return location(value)
+    raise PydanticCustomError("location_type", "Input should be a folder, or s3://bucket/prefix")
+
+
 class StorageConfig(_Section):
     """Where runs are kept."""
 
-    directory: Path = Path("runs")
-    """Folder in which a run gets its own folder, `<name>-<time>`."""
+    directory: Annotated[Location, PlainValidator(_as_location), PlainSerializer(str)] = Path(
+        "runs"
+    )
+    """Folder, or s3://bucket/prefix, in which a run gets its own folder, `<name>-<time>`."""
 
 
 class RunConfig(_Section):

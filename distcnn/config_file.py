@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError
+from distcnn.location import Location, location
 
 COMMAND_LINE = "command line"
 
@@ -88,13 +89,13 @@ def validate(values: dict[str, Any], origin_of: Callable[[str], str]) -> RunConf
     raise ConfigError("\n".join([f"{count} in the configuration", *lines]))
 
 
-def find(config: str) -> Path:
+def find(config: str) -> Location:
     """The config file of that path, or the shipped one of that name (`article`, `local`, ...).
 
     Raises:
         ConfigError: there is neither.
     """
-    path = Path(config)
+    path = location(config)
     return path if path.is_file() else _find_shipped(config)
 
 
@@ -117,7 +118,7 @@ def shipped_configs() -> Path:
     return in_wheel if in_wheel.is_dir() else package.parent / "configs"
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Location) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
@@ -152,7 +153,7 @@ def value_at(values: Mapping[str, Any], path: str) -> Any:
     return values
 
 
-def _merge_file(draft: _Draft, path: Path) -> None:
+def _merge_file(draft: _Draft, path: Location) -> None:
     values = read_yaml(path)
     base = values.pop("extends", None)
     if base is not None:
@@ -167,7 +168,7 @@ def _merge_file(draft: _Draft, path: Path) -> None:
     draft.merge(values, str(path))
 
 
-def _find_base(base: str, path: Path) -> Path:
+def _find_base(base: str, path: Location) -> Location:
     beside = path.parent / base
     try:
         return beside if beside.is_file() else _find_shipped(base)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.errors import UserError
+from distcnn.location import Location
+from distcnn.object_store import back_off
 
 
 class DamagedFileError(UserError):
     """A file of a run is not what distcnn wrote."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         super().__init__(
             f"{path} is damaged: it is not what distcnn writes there. If nothing else writes to"
             " this run, move that file away"
@@ -27,8 +29,11 @@ class DamagedFileError(UserError):
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write aside, sync, then rename: no reader ever sees half of `content`."""
+def write_atomically(path: Location, content: bytes) -> None:
+    """Write aside, sync, then rename, or put: no reader ever sees half of `content`."""
+    if not isinstance(path, Path):
+        path.put(content)
+        return
     with temporary_beside(path) as temporary:
         _write_synced(temporary, content)
         temporary.replace(path)
@@ -42,7 +47,7 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Location) -> Any:
     """What a JSON file of ours holds.
 
     Raises:
@@ -54,11 +59,13 @@ def read_json(path: Path) -> Any:
         raise DamagedFileError(path) from error
 
 
-def create_exclusively(path: Path, content: bytes) -> bool:
+def create_exclusively(path: Location, content: bytes) -> bool:
     """Create `path` with its whole content unless it exists; whether this call created it.
 
     Of several processes, on several hosts, exactly one gets True.
     """
+    if not isinstance(path, Path):
+        return path.put_if(content, version=None) is not None
     with temporary_beside(path) as temporary:
         _write_synced(temporary, content)
         try:
@@ -67,6 +74,28 @@ def create_exclusively(path: Path, content: bytes) -> bool:
             return False
     sync_directory(path.parent)
     return True
+
+
+def append_line(path: Location, line: bytes) -> None:
+    """Add a line to a file of lines, which other processes may add to as well."""
+    if not isinstance(path, Path):
+        # Nothing can be appended to an object: it is replaced, unless another came first.
+        while True:
+            lines, version = path.read_versioned()
+            if path.put_if(lines + _as_next_line(line, lines[-1:]), version) is not None:
+                return
+            back_off()
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        # One byte: more is what others have added since.
+        file.write(_as_next_line(line, file.read(1)))
+
+
+def _as_next_line(line: bytes, last_byte: bytes) -> bytes:
+    """A whole line even after half of one, which a kill has left."""
+    is_torn = last_byte not in (b"", b"\n")
+    return b"\n" * is_torn + line + b"\n"
 
 
 @contextmanager
@@ -79,7 +108,7 @@ def temporary_beside(path: Path) -> Generator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def clear_leftovers(directory: Path) -> None:
+def clear_leftovers(directory: Location) -> None:
     """Remove what writers that were killed have left; only for who knows that none is alive."""
     for leftover in directory.glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink(missing_ok=True)

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from distcnn.files import DamagedFileError
+from distcnn.location import Location
 from distcnn.progress import duration
 from distcnn.run_directory.lease import Holder
 from distcnn.run_directory.run import RunDirectory
 
 
-def print_summary(path: Path, results: dict[str, Any]) -> None:
+def print_summary(path: Location, results: dict[str, Any]) -> None:
     """How a run ended, and what to do next."""
     table = Table(title=f"Run {results['status']}", title_justify="left", show_header=False)
     for split in ("val", "test"):

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator
+import uuid
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from distcnn.location import Location
+from distcnn.object_store import ObjectPath
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 # Two threads that wait for each other crawl as soon as anything else runs; set before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,6 +44,45 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Generator
         if "DISTCNN_CACHE_DIR" not in os.environ:
             patch.setenv("DISTCNN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Generator[S3Server]:
+    """An object store, which this process and those that it starts are set up for."""
+    from tests.s3_server import SETTINGS, S3Server
+
+    server = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": server.url}.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def new_bucket(s3_server: S3Server) -> Callable[[], ObjectPath]:
+    """Makes an empty bucket."""
+    import boto3
+
+    def new_bucket() -> ObjectPath:
+        name = f"bucket-{uuid.uuid4().hex}"
+        boto3.client("s3").create_bucket(Bucket=name)
+        return ObjectPath(name, "")
+
+    return new_bucket
+
+
+@pytest.fixture
+def bucket(new_bucket: Callable[[], ObjectPath]) -> ObjectPath:
+    """An empty bucket."""
+    return new_bucket()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty folder, and again an empty bucket."""
+    return tmp_path if request.param == "folder" else request.getfixturevalue("bucket")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -14,6 +13,7 @@ from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.findings import Finding, any_failed, print_findings
+from distcnn.location import Location
 from distcnn.orchestration import session
 from distcnn.orchestration.request import Node, Request, capacity, shortfall
 from distcnn.progress import LaunchWatcher, Watcher
@@ -35,7 +35,7 @@ class _Decided:
 
 
 def launch(
-    config: RunConfig, watcher: LaunchWatcher, run_dir: Path | None, address: str | None
+    config: RunConfig, watcher: LaunchWatcher, run_dir: Location | None, address: str | None
 ) -> RunResult:
     """Train on the workers that the config asks for, and finalize; a run that exists goes on.
 
@@ -104,7 +104,7 @@ def _differences(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def preflight(
-    config: RunConfig, watcher: Watcher, run_dir: Path | None, address: str | None
+    config: RunConfig, watcher: Watcher, run_dir: Location | None, address: str | None
 ) -> list[Finding]:
     """Check everything that can be checked without starting the run."""
     storage = run_dir.absolute().parent if run_dir else config.storage.directory.absolute()
@@ -121,7 +121,7 @@ def preflight(
 
 @contextmanager
 def _on_cluster(
-    config: RunConfig, watcher: Watcher, address: str | None, storage: Path
+    config: RunConfig, watcher: Watcher, address: str | None, storage: Location
 ) -> Generator[tuple[session.Session, _Decided]]:
     """Connect, and decide by the cluster what the config leaves open."""
     if address is None:
@@ -172,7 +172,7 @@ def _refuse_what_can_never_run(config: RunConfig) -> None:
         raise UserError(lacking)
 
 
-def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Path) -> _Decided:
+def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> _Decided:
     from distcnn.orchestration.preflight import examine
 
     nodes = session.alive_nodes()

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +20,7 @@ from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
 from distcnn.findings import Finding
+from distcnn.location import Location
 from distcnn.orchestration.probe import (
     DRIVERS_FILE,
     NodeFacts,
@@ -46,7 +46,9 @@ class Preflight:
     workers: list[WorkerFacts]
 
 
-def examine(config: RunConfig, nodes: Sequence[Node], storage: Path, watcher: Watcher) -> Preflight:
+def examine(
+    config: RunConfig, nodes: Sequence[Node], storage: Location, watcher: Watcher
+) -> Preflight:
     """Look at every node, then at the workers in their places.
 
     Args:
@@ -62,7 +64,7 @@ def examine(config: RunConfig, nodes: Sequence[Node], storage: Path, watcher: Wa
 
 
 def _look_at_nodes(
-    config: RunConfig, nodes: Sequence[Node], storage: Path
+    config: RunConfig, nodes: Sequence[Node], storage: Location
 ) -> tuple[list[NodeFacts], list[Finding]]:
     folder = storage / f".preflight-{secrets.token_hex(4)}"
     try:
@@ -122,7 +124,7 @@ def _versions(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
             yield Finding("ok", name, f"{wanted} on {_nodes(len(facts))}")
 
 
-def _storage(facts: Sequence[NodeFacts], storage: Path) -> Iterator[Finding]:
+def _storage(facts: Sequence[NodeFacts], storage: Location) -> Iterator[Finding]:
     troubles = [fact for fact in facts if fact.storage]
     for fact in troubles:
         what = (

@@ -16,6 +16,7 @@ from distcnn.config import RunConfig
 from distcnn.data import dataset, fashion_mnist
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
+from distcnn.location import Location
 
 _PACKAGES = ("ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 # A shared file system may show another node's file a little later.
@@ -64,7 +65,7 @@ def software() -> dict[str, str]:
     }
 
 
-def look_at_node(config: RunConfig, storage: Path, name: str) -> NodeFacts:
+def look_at_node(config: RunConfig, storage: Location, name: str) -> NodeFacts:
     """Examine the node this runs on; leave a file of that name in the storage."""
     data, data_error, data_sha256 = _look_at_data(config)
     return NodeFacts(
@@ -80,7 +81,7 @@ def look_at_node(config: RunConfig, storage: Path, name: str) -> NodeFacts:
 DRIVERS_FILE = "driver"
 
 
-def _try_storage(storage: Path, name: str) -> str:
+def _try_storage(storage: Location, name: str) -> str:
     """Read what the driver wrote there, and write something of our own."""
     deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
     while not (storage / DRIVERS_FILE).exists():

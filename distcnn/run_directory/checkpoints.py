@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from distcnn.errors import UserError
 from distcnn.files import DamagedFileError, clear_leftovers, read_json, write_atomically
+from distcnn.location import Location
 from distcnn.run_directory.lease import Fence
 
 
@@ -40,7 +40,7 @@ class CheckpointRecord:
     """At the end of an epoch; None in the middle of one."""
 
 
-def read_index(directory: Path) -> list[CheckpointRecord]:
+def read_index(directory: Location) -> list[CheckpointRecord]:
     """All checkpoints that are committed and kept, oldest first.
 
     Raises:
@@ -55,7 +55,7 @@ def read_index(directory: Path) -> list[CheckpointRecord]:
         raise DamagedFileError(indexes[-1]) from error
 
 
-def read_checkpoint(directory: Path, record: CheckpointRecord) -> bytes:
+def read_checkpoint(directory: Location, record: CheckpointRecord) -> bytes:
     """A committed checkpoint's content.
 
     Raises:
@@ -80,7 +80,7 @@ def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
 class CheckpointWriter:
     """The one owner of a run's checkpoints during an attempt."""
 
-    def __init__(self, directory: Path, fence: Fence, num_kept: int) -> None:
+    def __init__(self, directory: Location, fence: Fence, num_kept: int) -> None:
         """Take over what earlier attempts committed; clear what they left uncommitted.
 
         What is no longer whole is left out, and told by `damages`.

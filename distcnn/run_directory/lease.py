@@ -2,8 +2,8 @@
 
 Each attempt claims the run by creating `lease/attempt-NNNN.json`, which can succeed only once.
 The highest number holds the run; its holder alone rewrites that file, to show that it lives. So
-nothing is needed of the storage but "create unless it exists" (here a hard link, which shared file
-systems have as well), and clocks of different hosts are never compared.
+nothing is needed of the storage but "create unless it exists" (a hard link, which shared file
+systems have as well; a put with If-None-Match), and clocks of different hosts are never compared.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import psutil
 
 from distcnn.errors import UserError
 from distcnn.files import DamagedFileError, create_exclusively, read_json, write_atomically
+from distcnn.location import Location
 
 TIME_TO_LIVE_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 5.0
@@ -88,7 +89,7 @@ class Holder:
             return False
 
 
-def current_holder(directory: Path) -> Holder | None:
+def current_holder(directory: Location) -> Holder | None:
     """The holder of the highest attempt, alive or not; None before the first attempt.
 
     Raises:
@@ -110,7 +111,7 @@ class Fence:
     It can be given to another process, which then writes for the holder of the lease.
     """
 
-    directory: Path
+    directory: Location
     attempt: int
     """From 1."""
 
@@ -131,7 +132,7 @@ class Fence:
 class Lease:
     """The right of this process to write to a run, kept alive by a thread until released."""
 
-    def __init__(self, directory: Path, holder: Holder) -> None:
+    def __init__(self, directory: Location, holder: Holder) -> None:
         self._directory = directory
         self._holder = holder
         self._writing = threading.Lock()
@@ -145,7 +146,7 @@ class Lease:
         return Fence(self._directory, self._holder.attempt)
 
     @classmethod
-    def acquire(cls, directory: Path, notify: Callable[[str], None]) -> Self:
+    def acquire(cls, directory: Location, notify: Callable[[str], None]) -> Self:
         """Take the run over, from nobody, from a holder that released it or from a dead one.
 
         A holder on this host is known to be dead at once; one on another host when its
@@ -201,7 +202,7 @@ class Lease:
                     write_atomically(path, self._holder.encode())
 
 
-def _wait_until_gone(directory: Path, holder: Holder, notify: Callable[[str], None]) -> None:
+def _wait_until_gone(directory: Location, holder: Holder, notify: Callable[[str], None]) -> None:
     if holder.released or (holder.is_here and not holder.is_alive_here):
         return
     if holder.is_here:
@@ -226,7 +227,7 @@ def _wait_until_gone(directory: Path, holder: Holder, notify: Callable[[str], No
             )
 
 
-def _path(directory: Path, attempt: int) -> Path:
+def _path(directory: Location, attempt: int) -> Location:
     return directory / f"attempt-{attempt:06d}.json"
 
 

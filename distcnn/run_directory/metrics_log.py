@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import StringIO
-from pathlib import Path
-from typing import TextIO
 
-from distcnn.files import DamagedFileError, write_atomically
+from distcnn.files import DamagedFileError
+from distcnn.growing_file import start_growing
+from distcnn.location import Location
 
 COLUMNS: tuple[str, ...] = (
     "step",
@@ -24,7 +23,7 @@ COLUMNS: tuple[str, ...] = (
 Row = dict[str, float | int | None]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Location) -> Iterator[Row]:
     """The rows of a `metrics.csv`; a last line that a kill has torn is left out.
 
     Raises:
@@ -47,31 +46,29 @@ def _number(text: str) -> float | int | None:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
+def _encode(rows: Iterable[Row]) -> bytes:
+    text = StringIO()
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
 class MetricsLog:
     """The writer of `metrics.csv` during an attempt."""
 
-    def __init__(self, path: Path, last_step: int) -> None:
+    def __init__(self, path: Location, last_step: int) -> None:
         """Drop what an earlier attempt told past step `last_step`; go on from there."""
         rows = [row for row in read_rows(path) if (row["step"] or 0) <= last_step]
-        content = StringIO()
-        writer = csv.DictWriter(content, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(path, content.getvalue().encode())
-        # Held open: an attempt that was taken over writes into its own old file, not into ours.
-        self._file: TextIO = path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+        self._file = start_growing(path, ",".join(COLUMNS).encode() + b"\n" + _encode(rows))
         self.rows = rows
 
     def append(self, row: Row) -> None:
         """Add a row; it is durable after the next `sync`."""
-        self._writer.writerow(row)
-        self._file.flush()
+        self._file.append(_encode([row]))
         self.rows.append(row)
 
     def sync(self) -> None:
-        """Put every row on the disk: called before a checkpoint that stands on them."""
-        os.fsync(self._file.fileno())
+        """Make every row safe: called by the run's owner, before a checkpoint that needs them."""
+        self._file.sync()
 
     def close(self) -> None:
         """End the attempt's writing."""

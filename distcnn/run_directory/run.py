@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
-from distcnn.files import DamagedFileError, read_json, write_atomically
+from distcnn.files import DamagedFileError, append_line, read_json, write_atomically
+from distcnn.location import Location
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
 from distcnn.run_directory.lease import Holder, Lease, current_holder
+from distcnn.s3_client import ObjectStoreError
 
 # What a run that was killed while it was made may have left.
 _BEFORE_CONFIG = {"lease", "provenance.json"}
@@ -29,40 +29,40 @@ _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 class RunDirectory:
     """Where everything of one run is."""
 
-    path: Path
+    path: Location
 
     @property
-    def config_path(self) -> Path:
+    def config_path(self) -> Location:
         """The resolved config; it runs again as is."""
         return self.path / "config.yaml"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Location:
         """Folder of checkpoints and their index."""
         return self.path / "checkpoints"
 
     @property
-    def lease(self) -> Path:
+    def lease(self) -> Location:
         """Folder of the claims of all attempts."""
         return self.path / "lease"
 
     @property
-    def metrics_path(self) -> Path:
+    def metrics_path(self) -> Location:
         """Learning curves."""
         return self.path / "metrics.csv"
 
     @property
-    def tensorboard(self) -> Path:
+    def tensorboard(self) -> Location:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     @property
-    def weights_path(self) -> Path:
+    def weights_path(self) -> Location:
         """Weights of the chosen checkpoint."""
         return self.path / "weights.safetensors"
 
     @property
-    def results_path(self) -> Path:
+    def results_path(self) -> Location:
         """How the run ended."""
         return self.path / "results.json"
 
@@ -105,11 +105,7 @@ class RunDirectory:
         """Add one line to `events.jsonl`: what happened to the run, and when (UTC)."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         event = {"time": now, "event": kind, **fields}
-        with (self.path / "events.jsonl").open("ab+") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 1))
-            torn = file.read() not in (b"", b"\n")  # A kill has left half a line.
-            file.write(b"\n" * torn + json.dumps(event).encode() + b"\n")
+        append_line(self.path / "events.jsonl", json.dumps(event).encode())
 
     def read_events(self) -> list[dict[str, Any]]:
         """What happened to the run, oldest first; a line that a kill has torn is left out."""
@@ -145,17 +141,17 @@ def storage_errors_explained(run: RunDirectory) -> Generator[None]:
     """Turn a failure of the run's storage into an error that says what to do.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written any more.
+        UserError: the disk is full, or the place cannot be written any more.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS:
             raise
+        hint = "" if isinstance(error, ObjectStoreError) else " (free some space, say)"
         raise UserError(
             f"cannot write to the run directory {run.path}: {error.strerror};"
-            " what was committed is safe. Mend that (free some space, say), then:"
-            f" distcnn resume {run.path}"
+            f" what was committed is safe. Mend that{hint}, then: distcnn resume {run.path}"
         ) from error
 
 
@@ -174,7 +170,7 @@ def leased(run: RunDirectory, notify: Callable[[str], None]) -> Generator[Lease]
             lease.release()
 
 
-def new_run(name: str, storage: Path, run_dir: Path | None) -> RunDirectory:
+def new_run(name: str, storage: Location, run_dir: Location | None) -> RunDirectory:
     """Make the folder of a new run: `run_dir`, or else `<storage>/<name>-<time>`.
 
     Raises:
@@ -190,7 +186,7 @@ def new_run(name: str, storage: Path, run_dir: Path | None) -> RunDirectory:
     return RunDirectory(_make(path))
 
 
-def open_run(path: Path) -> RunDirectory:
+def open_run(path: Location) -> RunDirectory:
     """An existing run.
 
     Raises:
@@ -203,13 +199,16 @@ def open_run(path: Path) -> RunDirectory:
     return run
 
 
-def list_runs(storage: Path) -> list[RunDirectory]:
+def list_runs(storage: Location) -> list[RunDirectory]:
     """The runs in a folder, oldest first."""
-    configs = storage.absolute().glob("*/config.yaml")
-    return [RunDirectory(path.parent) for path in sorted(configs, key=lambda p: p.stat().st_mtime)]
+    started: dict[Location, float] = {}
+    for path in storage.absolute().iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            started[path] = (path / "config.yaml").stat().st_mtime
+    return [RunDirectory(path) for path in sorted(started, key=started.__getitem__)]
 
 
-def _make_unique(storage: Path, name: str) -> Path:
+def _make_unique(storage: Location, name: str) -> Location:
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     _make(storage)
     for number in range(1, 1000):
@@ -224,7 +223,7 @@ def _make_unique(storage: Path, name: str) -> Path:
     raise UserError(f"{storage} holds a thousand runs named {stem}; give this one another name")
 
 
-def _make(path: Path) -> Path:
+def _make(path: Location) -> Location:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -232,15 +231,18 @@ def _make(path: Path) -> Path:
     return path
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
+def _unwritable(path: Location, error: OSError) -> UsageError:
     return UsageError(
         f"cannot make the run directory {path}: {error.strerror};"
         " name a folder you may write to with --run-dir or storage.directory"
     )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+def _read_json(path: Location) -> dict[str, Any] | None:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
 
 
 def _encode_json(document: dict[str, Any]) -> bytes:

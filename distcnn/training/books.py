@@ -56,7 +56,7 @@ class RunBooks:
         # 0.2 s to import, and only one worker of all needs it.
         from distcnn.training.tensorboard_log import TensorBoardLog
 
-        self._run, self._attempt = place.run, place.fence.attempt
+        self._run, self._fence = place.run, place.fence
         self._checkpoints = CheckpointWriter(place.run.checkpoints, place.fence, num_kept)
         for damage in self._checkpoints.damages:
             place.watcher.note(f"{damage}; going on without it")
@@ -77,7 +77,7 @@ class RunBooks:
 
     def event(self, kind: str, **fields: object) -> None:
         """Add a line to `events.jsonl`."""
-        self._run.append_event(kind, attempt=self._attempt, **fields)
+        self._run.append_event(kind, attempt=self._fence.attempt, **fields)
 
     def row(self, row: Row) -> None:
         """Add a row to `metrics.csv` and to TensorBoard's files."""
@@ -100,7 +100,10 @@ class RunBooks:
             optimizer=optimizer_tensors(optimizer),
             average={} if average is None else average.state_dict(),
         )
+        # In an object store a sync puts the whole file, over whatever is there.
+        self._fence.check()
         self._log.sync()
+        self._tensorboard.sync()
         self._checkpoints.commit(
             snapshot.encode(),
             epoch=counters.epoch,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
 from distcnn.errors import UsageError
+from distcnn.location import Location
 from distcnn.progress import Watcher
 from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
@@ -26,7 +26,7 @@ from distcnn.training.results import record_end
 from distcnn.workers import Workers
 
 
-def train(config: RunConfig, watcher: Watcher, run_dir: Path | None = None) -> RunResult:
+def train(config: RunConfig, watcher: Watcher, run_dir: Location | None = None) -> RunResult:
     """Train a new run on this machine and finalize it.
 
     Raises:

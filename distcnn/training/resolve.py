@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from distcnn.config import RunConfig
@@ -50,6 +52,9 @@ def with_decisions(
 ) -> RunConfig:
     """The config with nothing left open."""
     directory = config.data.directory
+    storage = config.storage.directory
+    if isinstance(storage, Path):
+        storage = storage.expanduser().absolute()
     return config.with_values(
         data={
             "source": data_source,
@@ -57,5 +62,5 @@ def with_decisions(
         },
         training={"precision": precision},
         workers={"cpus": cpus, "gpus": gpus},
-        storage={"directory": str(config.storage.directory.expanduser().absolute())},
+        storage={"directory": str(storage)},
     )

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from distcnn.location import Location
+
 OVERRIDES = [
     "data.source=synthetic",
     "data.num_train=3200",
@@ -32,7 +34,7 @@ def distcnn(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "distcnn.cli", *map(str, arguments)]
 
 
-def train_command(run: Path, *more: str) -> list[str]:
+def train_command(run: Location, *more: str) -> list[str]:
     return distcnn("train", "article", *OVERRIDES, *more, "--run-dir", run)
 
 
@@ -50,7 +52,7 @@ def finish(command: list[str], expected: int = 0) -> str:
     return done.stdout
 
 
-def events(run: Path) -> list[dict[str, object]]:
+def events(run: Location) -> list[dict[str, object]]:
     path = run / "events.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
@@ -68,7 +70,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def start_and_reach(command: list[str], run: Path, num_saves: int) -> subprocess.Popen[str]:
+def start_and_reach(command: list[str], run: Location, num_saves: int) -> subprocess.Popen[str]:
     """Start a process and wait until it has committed so many more checkpoints."""
 
     def saves() -> int:
@@ -80,14 +82,14 @@ def start_and_reach(command: list[str], run: Path, num_saves: int) -> subprocess
     return process
 
 
-def told(run: Path) -> list[tuple[str, ...]]:
+def told(run: Location) -> list[tuple[str, ...]]:
     """The part of `metrics.csv` that a result consists of."""
     header, *rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
     columns = [header.split(",").index(name) for name in TOLD_ONCE]
     return [tuple(row.split(",")[column] for column in columns) for row in rows]
 
 
-def assert_same_result(run: Path, undisturbed: Path) -> None:
+def assert_same_result(run: Location, undisturbed: Path) -> None:
     results, expected = (
         json.loads((path / "results.json").read_bytes()) for path in (run, undisturbed)
     )

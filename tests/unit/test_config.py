@@ -17,10 +17,12 @@ from distcnn.config import (
     TrainingConfig,
     WorkersConfig,
 )
+from distcnn.object_store import ObjectPath
 
 COUNTS = st.integers(1, 10**9)
 FRACTIONS = st.floats(0, 1, exclude_max=True)
 FOLDERS = st.sampled_from([Path("runs"), Path("/with space/and-ä"), Path("..") / "up"])
+STORES = st.sampled_from([ObjectPath("bucket", ""), ObjectPath("bucket", "a/b c")])
 
 
 @st.composite
@@ -79,7 +81,7 @@ def configs():
         ),
         evaluation=st.builds(EvaluationConfig),
         workers=st.builds(WorkersConfig, cpus=st.none() | COUNTS),
-        storage=st.builds(StorageConfig, directory=FOLDERS),
+        storage=st.builds(StorageConfig, directory=FOLDERS | STORES),
     )
 
 
@@ -209,6 +211,12 @@ def test_with_values_replaces_some_fields_in_a_copy():
     assert (
         changed.with_values(training={"epochs": 3}, data={"flip": False}) == config == RunConfig()
     )
+
+
+@pytest.mark.parametrize("text", ["runs", "/tmp/runs", "s3://bucket/a/b"])
+def test_where_runs_are_kept_stays_what_was_written(text):
+    config = RunConfig.from_plain({"storage": {"directory": text}})
+    assert config.to_plain()["storage"] == {"directory": text}
 
 
 def test_with_values_validates_again():

@@ -177,6 +177,18 @@ def test_a_section_that_is_no_section():
     assert "training = 5 (command line): a section" in message_of(None, ["training=5"])
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("s3://", "storage.directory (command line): s3:// lacks a bucket"),
+        ("gs://bucket/x", "storage.directory (command line): gs:// is nothing to keep runs in"),
+        ("5", "storage.directory = 5 (command line): a folder, or s3://bucket/prefix"),
+    ],
+)
+def test_where_no_run_can_be_kept_is_said(given, said):
+    assert said in message_of(None, [f"storage.directory={given}"])
+
+
 def test_a_network_that_does_not_fit_names_layer_and_numbers():
     message = message_of("article", ["model.kernel_size=4"])
     assert "command line): Pool 1: (W - F)/S + 1 = (29 - 2)/2 + 1 = 14.5" in message

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.files import TEMPORARY_PREFIX
+from distcnn.files import TEMPORARY_PREFIX, write_atomically
+from distcnn.location import Location
 from distcnn.run_directory.checkpoints import (
     CheckpointDamagedError,
     CheckpointRecord,
@@ -29,8 +29,8 @@ COMMITS = st.lists(
 
 
 @pytest.fixture
-def lease(tmp_path: Path) -> Iterator[Lease]:
-    lease = Lease.acquire(tmp_path / "lease", print)
+def lease(place: Location) -> Iterator[Lease]:
+    lease = Lease.acquire(place / "lease", print)
     yield lease
     lease.release()
 
@@ -45,11 +45,11 @@ def commit(writer: CheckpointWriter, step: int, accuracy: float | None = None) -
     )
 
 
-def test_what_is_committed_is_read_back(tmp_path: Path, lease: Lease) -> None:
-    writer = CheckpointWriter(tmp_path / "checkpoints", lease.fence, num_kept=2)
+def test_what_is_committed_is_read_back(place: Location, lease: Lease) -> None:
+    writer = CheckpointWriter(place / "checkpoints", lease.fence, num_kept=2)
     record = commit(writer, 7)
-    assert read_index(tmp_path / "checkpoints") == [record]
-    content = read_checkpoint(tmp_path / "checkpoints", record)
+    assert read_index(place / "checkpoints") == [record]
+    content = read_checkpoint(place / "checkpoints", record)
     assert content == b"content of 7"
     assert record.sha256 == hashlib.sha256(content).hexdigest()
 
@@ -75,8 +75,8 @@ def test_the_newest_and_the_best_are_kept(
     lease.release()
 
 
-def test_of_equally_good_ones_the_earliest_is_best(tmp_path: Path, lease: Lease) -> None:
-    writer = CheckpointWriter(tmp_path / "checkpoints", lease.fence, num_kept=5)
+def test_of_equally_good_ones_the_earliest_is_best(place: Location, lease: Lease) -> None:
+    writer = CheckpointWriter(place / "checkpoints", lease.fence, num_kept=5)
     for step, accuracy in ((10, 0.5), (20, 0.9), (25, None), (30, 0.9)):
         commit(writer, step, accuracy)
     chosen = best(writer.records)
@@ -84,14 +84,14 @@ def test_of_equally_good_ones_the_earliest_is_best(tmp_path: Path, lease: Lease)
     assert chosen.step == 20
 
 
-def test_the_next_attempt_inherits_and_clears(tmp_path: Path) -> None:
-    directory = tmp_path / "checkpoints"
-    first = Lease.acquire(tmp_path / "lease", print)
+def test_the_next_attempt_inherits_and_clears(place: Location) -> None:
+    directory = place / "checkpoints"
+    first = Lease.acquire(place / "lease", print)
     kept = commit(CheckpointWriter(directory, first.fence, num_kept=2), 10, 0.5)
     first.release()
-    (directory / f"{TEMPORARY_PREFIX}torn").write_bytes(b"half")
-    (directory / "step-000000099-attempt-000001.safetensors").write_bytes(b"never committed")
-    second = Lease.acquire(tmp_path / "lease", print)
+    write_atomically(directory / f"{TEMPORARY_PREFIX}torn", b"half")
+    write_atomically(directory / "step-000000099-attempt-000001.safetensors", b"never committed")
+    second = Lease.acquire(place / "lease", print)
     writer = CheckpointWriter(directory, second.fence, num_kept=2)
     assert writer.records == [kept]
     assert {path.name for path in directory.iterdir()} == {
@@ -102,20 +102,20 @@ def test_the_next_attempt_inherits_and_clears(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_writer_that_was_taken_for_dead_changes_nothing(tmp_path: Path) -> None:
+def test_a_writer_that_was_taken_for_dead_changes_nothing(place: Location) -> None:
     """Even where its last check came just before the run was taken over."""
-    directory = tmp_path / "checkpoints"
-    early = Lease.acquire(tmp_path / "lease", print)
+    directory = place / "checkpoints"
+    early = Lease.acquire(place / "lease", print)
     early_writer = CheckpointWriter(directory, early.fence, num_kept=1)
     commit(early_writer, 10, 0.5)
     early.release()
-    late = Lease.acquire(tmp_path / "lease", print)
+    late = Lease.acquire(place / "lease", print)
     late_writer = CheckpointWriter(directory, late.fence, num_kept=1)
     before = read_index(directory)
     with pytest.raises(LeaseLostError):
         commit(early_writer, 20, 0.9)
     # Past its own check by a hair, it would write this: the index of its own attempt.
-    (directory / "index-000001.json").write_text("[]", encoding="utf-8")
+    write_atomically(directory / "index-000001.json", b"[]")
     assert read_index(directory) == before
     commit(late_writer, 20, 0.6)
     assert [record.attempt for record in read_index(directory)] == [2]
@@ -123,13 +123,13 @@ def test_a_writer_that_was_taken_for_dead_changes_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["missing", "altered", "truncated"])
-def test_damage_is_named(tmp_path: Path, lease: Lease, damage: str) -> None:
-    directory = tmp_path / "checkpoints"
+def test_damage_is_named(place: Location, lease: Lease, damage: str) -> None:
+    directory = place / "checkpoints"
     record = commit(CheckpointWriter(directory, lease.fence, num_kept=1), 10)
     path = directory / record.file
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(b"x" if damage == "truncated" else b"Content of 10")
+        write_atomically(path, b"x" if damage == "truncated" else b"Content of 10")
     with pytest.raises(CheckpointDamagedError, match=record.file):
         read_checkpoint(directory, record)

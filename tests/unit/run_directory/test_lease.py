@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distcnn.files import DamagedFileError, write_atomically
+from distcnn.location import Location
 from distcnn.run_directory import lease as lease_module
 from distcnn.run_directory.lease import (
     Holder,
@@ -28,21 +28,21 @@ from distcnn.run_directory.lease import (
 
 HOLD_UNTIL_KILLED = """
 import sys, time
-from pathlib import Path
+from distcnn.location import location
 from distcnn.run_directory.lease import Lease
-Lease.acquire(Path(sys.argv[1]), print)
+Lease.acquire(location(sys.argv[1]), print)
 print("held", flush=True)
 time.sleep(600)
 """
 
 TAKE_PART_IN_A_RACE = """
 import sys
-from pathlib import Path
+from distcnn.location import location
 from distcnn.run_directory.lease import Lease, RunBusyError
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    lease = Lease.acquire(Path(sys.argv[1]), print)
+    lease = Lease.acquire(location(sys.argv[1]), print)
     print("won", flush=True)
 except RunBusyError:
     print("refused", flush=True)
@@ -51,10 +51,10 @@ sys.stdin.readline()
 
 
 @pytest.fixture
-def holding_process(tmp_path: Path):
-    """Another process that holds the lease in `tmp_path`."""
+def holding_process(place: Location):
+    """Another process that holds the lease in `place`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD_UNTIL_KILLED, str(tmp_path)],
+        [sys.executable, "-c", HOLD_UNTIL_KILLED, str(place)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -66,71 +66,71 @@ def holding_process(tmp_path: Path):
     process.stdout.close()
 
 
-def acquire(directory: Path, notify: Callable[[str], None] = print) -> Lease:
+def acquire(directory: Location, notify: Callable[[str], None] = print) -> Lease:
     return Lease.acquire(directory, notify)
 
 
-def claim_for_another_host(directory: Path, attempt: int = 1, heartbeat: int = 0) -> Holder:
+def claim_for_another_host(directory: Location, attempt: int = 1, heartbeat: int = 0) -> Holder:
     """A claim as a process on another machine would have left it."""
     holder = replace(Holder.this_process(attempt), host="elsewhere", heartbeat=heartbeat)
     write_atomically(directory / f"attempt-{attempt:06d}.json", holder.encode())
     return holder
 
 
-def test_attempts_are_counted(tmp_path: Path) -> None:
+def test_attempts_are_counted(place: Location) -> None:
     for expected in (1, 2, 3):
-        lease = acquire(tmp_path)
+        lease = acquire(place)
         assert lease.fence.attempt == expected
         lease.release()
 
 
 def test_a_living_holder_on_this_host_is_respected(
-    tmp_path: Path, holding_process: subprocess.Popen[str]
+    place: Location, holding_process: subprocess.Popen[str]
 ) -> None:
     with pytest.raises(
         RunBusyError, match=f"process {holding_process.pid} on {os.uname().nodename}"
     ):
-        acquire(tmp_path)
+        acquire(place)
 
 
 def test_a_stopped_process_still_lives(
-    tmp_path: Path, holding_process: subprocess.Popen[str]
+    place: Location, holding_process: subprocess.Popen[str]
 ) -> None:
     holding_process.send_signal(signal.SIGSTOP)
     with pytest.raises(RunBusyError):
-        acquire(tmp_path)
+        acquire(place)
 
 
 def test_a_killed_holder_on_this_host_is_replaced_at_once(
-    tmp_path: Path, holding_process: subprocess.Popen[str]
+    place: Location, holding_process: subprocess.Popen[str]
 ) -> None:
     holding_process.kill()
     holding_process.wait()
     started = time.monotonic()
-    lease = acquire(tmp_path)
+    lease = acquire(place)
     assert time.monotonic() - started < 1
     assert lease.fence.attempt == 2
     lease.release()
 
 
-def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
+def test_a_reused_process_number_is_not_the_holder(place: Location) -> None:
     mine = Holder.this_process(1)
     earlier = replace(mine, process_started=mine.process_started - 3600)
-    write_atomically(tmp_path / "attempt-000001.json", earlier.encode())
-    lease = acquire(tmp_path)
+    write_atomically(place / "attempt-000001.json", earlier.encode())
+    lease = acquire(place)
     assert lease.fence.attempt == 2
     lease.release()
 
 
 def test_a_silent_holder_elsewhere_is_waited_for_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "TIME_TO_LIVE_SECONDS", 0.3)
     monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.05)
-    claim_for_another_host(tmp_path)
+    claim_for_another_host(place)
     said: list[str] = []
     started = time.monotonic()
-    lease = acquire(tmp_path, said.append)
+    lease = acquire(place, said.append)
     assert time.monotonic() - started >= 0.3
     assert lease.fence.attempt == 2
     assert "elsewhere" in said[0]
@@ -138,43 +138,43 @@ def test_a_silent_holder_elsewhere_is_waited_for_and_said(
 
 
 def test_a_beating_holder_elsewhere_is_respected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.05)
-    claim_for_another_host(tmp_path)
+    claim_for_another_host(place)
     with pytest.raises(RunBusyError, match="elsewhere"):
-        acquire(tmp_path, lambda _: claim_for_another_host(tmp_path, heartbeat=1) and None)
+        acquire(place, lambda _: claim_for_another_host(place, heartbeat=1) and None)
 
 
-def test_a_holder_that_lost_the_run_may_not_commit(tmp_path: Path) -> None:
-    lease = acquire(tmp_path)
+def test_a_holder_that_lost_the_run_may_not_commit(place: Location) -> None:
+    lease = acquire(place)
     lease.fence.check()
-    claim_for_another_host(tmp_path, attempt=2)
+    claim_for_another_host(place, attempt=2)
     with pytest.raises(LeaseLostError, match="elsewhere"):
         lease.fence.check()
     lease.release()
 
 
-def test_the_heartbeat_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heartbeat_moves(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "_HEARTBEAT_SECONDS", 0.02)
-    lease = acquire(tmp_path)
+    lease = acquire(place)
     deadline = time.monotonic() + 5
     while True:
-        holder = current_holder(tmp_path)
+        holder = current_holder(place)
         assert holder is not None
         if holder.heartbeat >= 2:
             break
         assert time.monotonic() < deadline
         time.sleep(0.01)
     lease.release()
-    holder = current_holder(tmp_path)
+    holder = current_holder(place)
     assert holder is not None
     assert holder.released
 
 
-def test_of_many_at_once_exactly_one_wins(tmp_path: Path) -> None:
+def test_of_many_at_once_exactly_one_wins(place: Location) -> None:
     """All live until the end, so every other one has to be refused."""
-    command = [sys.executable, "-c", TAKE_PART_IN_A_RACE, str(tmp_path)]
+    command = [sys.executable, "-c", TAKE_PART_IN_A_RACE, str(place)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(8)
@@ -195,13 +195,13 @@ def test_of_many_at_once_exactly_one_wins(tmp_path: Path) -> None:
     assert sorted(outcomes) == ["refused"] * 7 + ["won"]
 
 
-def test_a_damaged_claim_is_named(tmp_path: Path) -> None:
-    (tmp_path / "attempt-000001.json").write_text("{", encoding="utf-8")
+def test_a_damaged_claim_is_named(place: Location) -> None:
+    write_atomically(place / "attempt-000001.json", b"{")
     with pytest.raises(DamagedFileError, match=r"attempt-000001\.json"):
-        acquire(tmp_path)
-    (tmp_path / "attempt-000001.json").write_text(json.dumps({"who": 1}), encoding="utf-8")
+        acquire(place)
+    write_atomically(place / "attempt-000001.json", json.dumps({"who": 1}).encode())
     with pytest.raises(DamagedFileError, match=r"attempt-000001\.json"):
-        acquire(tmp_path)
+        acquire(place)
 
 
 @given(st.lists(st.sampled_from(["acquire", "release", "usurp"]), max_size=12))

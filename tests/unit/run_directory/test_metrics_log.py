@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distcnn.location import Location
 from distcnn.run_directory.metrics_log import COLUMNS, MetricsLog, Row, read_rows
 
 
@@ -15,7 +14,7 @@ def row(step: int, loss: float | None = 0.25) -> Row:
     return dict.fromkeys(COLUMNS, None) | {"step": step, "epoch": 1, "train/loss": loss}
 
 
-def write(path: Path, *steps: int, last_step: int = 0) -> None:
+def write(path: Location, *steps: int, last_step: int = 0) -> None:
     log = MetricsLog(path, last_step)
     for step in steps:
         log.append(row(step))
@@ -23,12 +22,12 @@ def write(path: Path, *steps: int, last_step: int = 0) -> None:
     log.close()
 
 
-def steps(path: Path) -> list[float | int | None]:
+def steps(path: Location) -> list[float | int | None]:
     return [row["step"] for row in read_rows(path)]
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
+def test_rows_come_back_as_they_were(place: Location) -> None:
+    path = place / "metrics.csv"
     log = MetricsLog(path, last_step=0)
     told = row(50, loss=1 / 3) | {"lr": 1e-05, "val/accuracy": 0.5}
     log.append(told)
@@ -50,10 +49,11 @@ def test_an_attempt_goes_on_from_its_checkpoint_whatever_a_kill_left(
     assert steps(path) == [*kept, last_step + 10]
 
 
-def test_a_late_writer_writes_into_its_own_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
+def test_a_late_writer_spoils_nothing(place: Location) -> None:
+    path = place / "metrics.csv"
     late = MetricsLog(path, last_step=0)
     late.append(row(10))
+    late.sync()
     write(path, 20, last_step=10)
     late.append(row(30))
     late.close()
