@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,10 @@ def any_failed(findings: Sequence[Finding]) -> bool:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """A line each; what fails comes with its remedy."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     styles = {"ok": "green", "note": "yellow", "fail": "bold red"}
+    width = max((len(finding.subject) for finding in findings), default=0)
+    console = Console(highlight=False)
     for finding in findings:
-        status = f"[{styles[finding.status]}]{finding.status}[/]"
-        table.add_row(status, escape(finding.subject), escape(finding.what))
-    Console(highlight=False).print(table)
+        line = Text(f"{finding.status:<4}", style=styles[finding.status])
+        line.append(f"  {finding.subject:<{width}}  {finding.what}", style="default")
+        console.print(line, soft_wrap=True)

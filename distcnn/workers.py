@@ -1,7 +1,7 @@
 """The processes that train one run together, and all that they say to each other.
 
-The only place that uses torch.distributed. Whatever is added up here has one layout from the first
-step to the last, so that the same number of workers gives the same bits, resumed or not.
+Whatever is added up here has one layout from the first step to the last, so that the same number of
+workers gives the same bits, resumed or not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from itertools import accumulate
 
 import torch
 from torch import distributed
+
+from distcnn.vector_sum import VectorSum
 
 
 @dataclass
@@ -24,6 +26,8 @@ class Workers:
     rank: int = 0
     """Of this worker, from 0."""
     count: int = 1
+    vector_sum: VectorSum | None = field(default=None, repr=False)
+    """How several workers add up."""
     _wishes_to_stop: bool = False
     _carried: torch.Tensor | None = field(default=None, repr=False)
 
@@ -55,9 +59,10 @@ class Workers:
             return list(parts)
         wish = parts[0].new_full((1,), float(self._wishes_to_stop))
         message = torch.cat([*(part.reshape(-1) for part in parts), wish])
-        distributed.all_reduce(message)
-        *sums, self._carried = message.split([*(part.numel() for part in parts), 1])
-        return [total.view_as(part) for total, part in zip(sums, parts, strict=True)]
+        assert self.vector_sum is not None, "several workers have a way to add up"
+        total = self.vector_sum(message)
+        *sums, self._carried = total.split([*(part.numel() for part in parts), 1])
+        return [each.view_as(part) for each, part in zip(sums, parts, strict=True)]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """All workers' rows, `(n, ...)` each and n its own, in the order of their ranks."""

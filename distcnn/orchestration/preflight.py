@@ -98,7 +98,7 @@ def _look_at_nodes(
         _remove(folder)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Location) -> None:
     for file in folder.iterdir():
         file.unlink(missing_ok=True)
     with suppress(OSError):  # A node that answers too late may still write there.

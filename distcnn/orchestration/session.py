@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ TRAIN_SETTINGS = {
 _LOOPBACK = "127.0.0.1"
 # Nothing large goes through Ray's object store here.
 _OBJECT_STORE_BYTES = 80 * 2**20
+_KNOCK_SECONDS = 10.0
 # Ray adds 65 characters for its sockets; the system takes 107.
 _LONGEST_FOLDER = 40
 
@@ -134,8 +136,9 @@ def _given(address: str, folder: Path) -> Generator[Session]:
     import ray
 
     try:
+        _knock(address)
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"no Ray cluster can be reached at {address}: {str(error).splitlines()[0]}."
             " See `ray status` there; without --address and RAY_ADDRESS, Ray is started here"
@@ -144,6 +147,13 @@ def _given(address: str, folder: Path) -> Generator[Session]:
         yield Session(False, folder, dashboard=context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Make sure that somebody listens there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def alive_nodes() -> list[Node]:

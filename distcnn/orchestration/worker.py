@@ -18,6 +18,7 @@ import ray.train
 from ray.exceptions import RayError
 from torch import distributed
 
+from distcnn import vector_sum
 from distcnn.config import RunConfig
 from distcnn.data.dataset import load
 from distcnn.errors import UserError
@@ -69,6 +70,10 @@ def _train(assignment: Assignment, workers: Workers) -> dict[str, Any] | None:
     run = assignment.run
     processes = _meet(assignment.mailbox, workers, use_gpu=bool(config.workers.gpus))
     hosts = tuple(process.host for process in processes)
+    if workers.count > 1:
+        on_one_node = len({process.node_id for process in processes}) == 1
+        share_memory = on_one_node and not config.workers.gpus
+        workers.vector_sum = vector_sum.choose(workers.count, share_memory=share_memory)
     watcher = _watcher(assignment.mailbox, workers)
     dataset = load(config.data.source, config.data.directory, watcher.note)
     if dataset.sha256 != assignment.data_sha256:

@@ -77,7 +77,7 @@ def test_no_config_at_all_is_the_default():
 def test_a_name_that_is_not_shipped_is_answered_with_the_near_one():
     message = message_of("artcle")
     assert "no config 'artcle'" in message
-    assert "article, local" in message
+    assert "article, cluster, local" in message
     assert message.endswith("did you mean 'article'?")
 
 
