@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CONFIG ?= local
+ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format bench clean
+.PHONY: help install train launch test chaos check format bench bench-ray clean
 
 help:  ## say what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## make .venv and install distcnn into it
 
@@ -23,8 +23,15 @@ $(VENV)/.installed: pyproject.toml
 train: $(VENV)/.installed  ## train on this machine: make train CONFIG=article ARGS="training.epochs=3"
 	$(BIN)/distcnn train $(CONFIG) $(ARGS)
 
+launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARGS="workers.count=4"
+	$(BIN)/distcnn launch $(CONFIG) $(ARGS)
+
 test: $(VENV)/.installed  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+chaos: $(VENV)/.installed  ## kill launched runs on longer random schedules: make chaos ROUNDS=10
+	$(BIN)/python -m pytest -s tests/integration/test_launch_recovery.py -k kill_9_of_workers \
+	  --chaos-rounds=$(ROUNDS) $(ARGS)
 
 check: $(VENV)/.installed  ## lint, format, types, import direction
 	$(BIN)/ruff check .
@@ -38,6 +45,9 @@ format: $(VENV)/.installed  ## format the code
 
 bench: $(VENV)/.installed  ## measure against a plain loop and the best hand-written one (10 min)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+bench-ray: $(VENV)/.installed  ## measure launches against Ray's guide and one process (20 min)
+	$(BIN)/python -m benchmarks.bench_ray $(ARGS)
 
 clean:  ## remove .venv and caches; runs are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -123,9 +123,7 @@ def first_step_seconds(run: Path) -> float:
     """From process start to the end of the first optimizer step, as the run's events tell."""
     lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
-    return next(
-        event["seconds_since_process_start"] for event in events if event["event"] == "first_step"
-    )
+    return next(event["seconds_waited"] for event in events if event["event"] == "first_step")
 
 
 def train(run: Path, config: str, *overrides: str) -> dict[str, Any]:

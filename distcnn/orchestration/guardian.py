@@ -21,8 +21,8 @@ from pathlib import Path
 
 # Ray's own processes are given so long to go by themselves once the driver has said good-bye.
 _GRACE_SECONDS = 0.5
-_SWEEPS = 20
-_PAUSE_SECONDS = 0.1
+_KILLING_SECONDS = 5.0
+_PAUSE_SECONDS = 0.02
 
 
 @contextmanager
@@ -55,14 +55,15 @@ def _users_of(folder: str) -> Iterator[int]:
 
 def _sweep(folder: str, driver: int) -> None:
     """Kill until nobody is left but the driver, which may be alive and has the folder open too."""
-    time.sleep(_GRACE_SECONDS)
-    for _ in range(_SWEEPS):
+    began = time.monotonic()
+    while time.monotonic() - began < _KILLING_SECONDS:
         users = [pid for pid in _users_of(f"{folder}/") if pid != driver]
         if not users:
             return
-        for pid in users:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() - began > _GRACE_SECONDS:
+            for pid in users:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(_PAUSE_SECONDS)
 
 

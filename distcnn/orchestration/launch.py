@@ -6,6 +6,8 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -19,11 +21,11 @@ from distcnn.orchestration.request import Node, Request, capacity, shortfall
 from distcnn.progress import LaunchWatcher, Watcher
 from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
-from distcnn.training import provenance
-from distcnn.training.control import Control, InterruptedNow
-from distcnn.training.provenance import Ground
-from distcnn.training.resolve import resolve, with_decisions
-from distcnn.workers import Workers
+
+if TYPE_CHECKING:
+    from distcnn.training.provenance import Ground
+
+# What needs torch is imported where it is used: by then Ray is being started.
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def launch(
     with _on_cluster(config, watcher, address, storage) as (connected, decided):
         run = new_run(config.name, config.storage.directory, run_dir)
         with leased(run, watcher.note) as lease:
+            from distcnn.training import provenance
+
             run.write_provenance(provenance.collect(decided.config, decided.ground, "ray"))
             # Last: a folder with a config in it is a run, which can be resumed.
             run.write_config(decided.config)
@@ -89,6 +93,8 @@ def _go_on(
             watcher.note("This run is finished: there is nothing left to do, and nothing was done")
             return RunResult(run, results or {})
         with leased(run, watcher.note) as lease:
+            from distcnn.training import provenance
+
             provenance.check_same_ground(run, decided.config, decided.ground, watcher.note)
             return _supervise(run, decided, lease, connected, watcher)
 
@@ -147,6 +153,7 @@ class _Meanwhile:
         def decide() -> None:
             try:
                 self._decided = _decide_here(config, watcher)
+                import_module("distcnn.orchestration.supervisor")  # Ready when Ray is.
             except Exception as error:  # noqa: BLE001 - raised by `result`
                 self._error = error
 
@@ -162,6 +169,9 @@ class _Meanwhile:
 
 
 def _decide_here(config: RunConfig, watcher: Watcher) -> _Decided:
+    from distcnn.training.provenance import Ground
+    from distcnn.training.resolve import resolve
+
     resolved, dataset = resolve(config, watcher)
     return _Decided(resolved, Ground.here(resolved, dataset))
 
@@ -174,6 +184,8 @@ def _refuse_what_can_never_run(config: RunConfig) -> None:
 
 def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> _Decided:
     from distcnn.orchestration.preflight import examine
+    from distcnn.training.provenance import Ground
+    from distcnn.training.resolve import with_decisions
 
     nodes = session.alive_nodes()
     asked = _workers_decided(config, nodes)
@@ -221,6 +233,8 @@ def _supervise(
     watcher: LaunchWatcher,
 ) -> RunResult:
     from distcnn.orchestration.supervisor import Job, supervise
+    from distcnn.training.control import Control, InterruptedNow
+    from distcnn.workers import Workers
 
     watcher.note(f"Run directory: {run.path}")
     where = "on this machine" if connected.is_embedded else f"dashboard {connected.dashboard}"

@@ -16,7 +16,7 @@ from distcnn.progress import EpochReport, StepReport, Watcher
 
 # A worker without a sign of life for so long is not counted as alive.
 _SILENT_SECONDS = 5.0
-# Between two signs of life of a worker, and two looks of the driver.
+# Between two signs of life of a worker.
 BEAT_SECONDS = 0.5
 
 Message = tuple[str, tuple[Any, ...]]

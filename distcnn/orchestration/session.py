@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -89,6 +90,8 @@ def connected(address: str | None) -> Generator[Session]:
     Raises:
         UserError: nothing answers at that address.
     """
+    if address is None:
+        _check_ray_is_not_imported()
     folder = _private_folder()
     if address is not None:
         with _environment(TRAIN_SETTINGS), _removed(folder), _given(address, folder) as session:
@@ -107,6 +110,15 @@ def connected(address: str | None) -> Generator[Session]:
     }
     with _environment(settings), guarded(folder), _embedded(folder) as session:
         yield session
+
+
+def _check_ray_is_not_imported() -> None:
+    """Ray reads its settings when it is imported, so ours would come too late."""
+    if "ray" in sys.modules:
+        raise UserError(
+            "ray was imported before a Ray could be started here with settings of its own (on the"
+            " loopback address, with a token); import it later, or name a cluster's address"
+        )
 
 
 @contextmanager

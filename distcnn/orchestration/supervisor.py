@@ -25,6 +25,8 @@ from distcnn.training.control import Control, Decision
 from distcnn.training.provenance import Ground
 
 PREEMPTED = "preempted"
+# Ray's processes share the cores with the workers here: every question costs them time.
+_LISTEN_EVERY_SECONDS = 1.0
 _LOOK_EVERY_SECONDS = 0.2
 # For workers to save and stop when they are asked to.
 _STOPPING_SECONDS = 60.0
@@ -128,9 +130,14 @@ class _Attempt:
 
     def run(self) -> dict[str, Any] | Failure:
         """Watch until the group ends; the results, or what went wrong."""
+        listened_at = 0.0
         while not self._group.wait(_LOOK_EVERY_SECONDS):
-            self._listen()
-            self._pass_on_wishes()
+            # A signal is passed on at once.
+            now = time.monotonic()
+            if now - listened_at > _LISTEN_EVERY_SECONDS or self._is_signalled():
+                listened_at = now
+                self._listen()
+                self._pass_on_wishes()
         self._listen()
         ray.kill(self._mailbox)
         return self._group.end(self._last.step, self._name_of)
@@ -171,6 +178,9 @@ class _Attempt:
                 f"the workers did not save and stop within {_STOPPING_SECONDS:.0f} s; what was"
                 f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
             )
+
+    def _is_signalled(self) -> bool:
+        return self._asked_to_stop_at is None and self._job.control.decide(0).action == "stop"
 
     def _reason_to_stop(self) -> str:
         decision = self._job.control.decide(0)
