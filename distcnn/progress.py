@@ -99,6 +99,8 @@ class PlainWatcher:
 
     def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
         """Remember the plan."""
+        # After a restart, the clock of training stands again where the checkpoint was made.
+        self._last_line_at = 0.0
         self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
 
     def step(self, report: StepReport) -> None:

@@ -22,13 +22,24 @@ class Restarts:
 
 
 def count_restarts(events: Iterable[Event]) -> Restarts:
-    """Add up a run's restarts; what lies between two commands of a user is not counted."""
+    """Add up a run's restarts; what lies between two commands of a user is not counted.
+
+    An attempt that no restart has announced is a user's: whatever came before it, a restart that
+    was torn off too, is over.
+    """
     failures = preemptions = 0
     seconds_lost = 0.0
+    attempt = 0
     safe_since: datetime | None = None
     lost_since: datetime | None = None
     for event in events:
         kind, time = event["event"], datetime.fromisoformat(event["time"])
+        if event["attempt"] < attempt:
+            continue  # Of a worker that did not know yet that it had been replaced.
+        if event["attempt"] > attempt:
+            attempt = event["attempt"]
+            if kind != "restart":
+                safe_since = lost_since = None
         if kind == "restart":
             failures += event["cause"] == "failure"
             preemptions += event["cause"] == "preemption"

@@ -41,10 +41,14 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
 
 
 def share_of_cores(num_workers: int) -> float:
-    """The CPUs of this machine for each of its workers, rounded down to hundredths."""
+    """The CPUs of this machine for each of its workers, rounded down to hundredths.
+
+    One hundredth at least: more workers than that are refused with how many would fit.
+    """
     cores = torch.get_num_threads()
-    share = cores / num_workers
-    return float(cores // num_workers) if share >= 1 else int(100 * share) / 100
+    if cores >= num_workers:
+        return float(cores // num_workers)
+    return max(1, 100 * cores // num_workers) / 100
 
 
 def with_decisions(

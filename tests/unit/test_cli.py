@@ -82,6 +82,33 @@ def test_a_dry_run_makes_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_launch_prints_the_config_and_what_ray_is_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code, output, errors = run("launch", "workers.cpus=0.5", "--run-dir", "made", "--dry-run")
+    assert (code, errors) == (0, "")
+    config, asked = output.split("---\n")
+    assert printed_config(config) == load("cluster", ["workers.cpus=0.5"])
+    assert yaml.safe_load(asked)["ray"]["workers"] == 2
+    assert yaml.safe_load(asked)["ray"]["resources_per_worker"]["CPU"] == 0.5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_dry_launch_names_the_cluster(run, monkeypatch, by_variable):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379" if by_variable else "10.0.0.2:6379")
+    option = [] if by_variable else ["--address", "10.0.0.1:6379"]
+    _, output, _ = run("launch", *option, "--dry-run")
+    [_, asked] = yaml.safe_load_all(output)
+    assert asked["ray"]["address"] == "10.0.0.1:6379"
+
+
+def test_a_launch_by_ray_client_is_refused_with_the_remedy(run):
+    code, output, errors = run("launch", "--address", "ray://10.0.0.1:10001")
+    assert (code, output) == (1, "")
+    assert "--address auto" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,6 +123,9 @@ def test_a_dry_run_makes_nothing(run, tmp_path, monkeypatch):
         (["evaluate", "x", "--split", "tst"], "did you mean 'test'?"),
         (["runs", "a", "b"], "unrecognized arguments: b"),
         (["runs", "missing"], "there is no folder missing"),
+        (["launch", "--address"], "argument --address: expected one argument"),
+        (["launch", "workers.gpus=2"], "workers.gpus = 2 (command line): less than or equal to 1"),
+        (["train", "article", "workers.count=2"], "use `distcnn launch`"),
         (["resume", "missing"], "missing is not a run directory: it does not exist"),
         (["evaluate", "."], ". is not a run directory: it holds no config.yaml"),
     ],
@@ -145,6 +175,9 @@ print(json.dumps([code, heavy]))
         (["--help"], 0),
         (["describe", "article"], 0),
         (["train", "--dry-run"], 0),
+        (["launch", "--dry-run"], 0),
+        (["launch", "--dry-run", "--address", "10.0.0.1:6379"], 0),
+        (["launch", "--address", "ray://10.0.0.1:10001"], 1),
         (["train", "seed=x"], 2),
         (["desribe"], 2),
         (["resume", "missing"], 2),

@@ -17,6 +17,7 @@ from distcnn.config import (
     TrainingConfig,
     WorkersConfig,
 )
+from distcnn.config_file import ConfigError, load
 from distcnn.object_store import ObjectPath
 
 COUNTS = st.integers(1, 10**9)
@@ -222,3 +223,99 @@ def test_where_runs_are_kept_stays_what_was_written(text):
 def test_with_values_validates_again():
     with pytest.raises(ValidationError, match=r"training\.epochs"):
         RunConfig().with_values(training={"epochs": 0})
+
+
+# What trains, and what is done about what fails.
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("workers", "count", 0),
+        ("workers", "count", 1.5),
+        ("workers", "cpus", 0),
+        ("workers", "cpus", -1),
+        ("workers", "cpus", "2"),
+        ("workers", "gpus", 2),
+        ("workers", "gpus", -1),
+        ("workers", "placement", "STRICT_PACK"),
+        ("workers", "accelerator_type", 100),
+        ("workers", "label_selector", "zone=a"),
+        ("recovery", "max_failures", -1),
+        ("recovery", "max_preemptions", 1.5),
+        ("recovery", "wait_for_workers_seconds", -1),
+    ],
+)
+def test_workers_and_recovery_are_not_guessed_either(section, field, value):
+    [(path, _)] = errors_of({section: {field: value}})
+    assert path == f"{section}.{field}"
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.01, 1), (0.5, 1), (1, 1), (1.9, 1), (2.5, 2)])
+def test_a_worker_computes_with_one_thread_at_least(cpus, threads):
+    workers = RunConfig.from_plain({"workers": {"cpus": cpus}}).workers
+    assert (workers.cpus, workers.threads) == (cpus, threads)
+
+
+def test_labels_are_an_override():
+    config = load(None, ["workers.label_selector={zone: a, spot: '!true'}"])
+    assert config.workers.label_selector == {"zone": "a", "spot": "!true"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("workers.count=9", r"workers\.count = 9 leaves a worker without an image"),
+        ("workers.cpus=0", r"workers\.cpus = 0 \(command line\): greater than 0"),
+        ("workers.gpus=2", r"workers\.gpus = 2 \(command line\): less than or equal to 1"),
+        ("workers.placement=sprad", r"did you mean 'spread'\?"),
+        ("workers.label_selector={zone: 1}", r"workers\.label_selector.* = 1 .*: text"),
+        ("recovery.max_failures=-1", r"recovery\.max_failures = -1 .*: greater than or equal to 0"),
+        ("recovery.max_failure=1", r"did you mean recovery\.max_failures\?"),
+    ],
+)
+def test_a_mistake_about_workers_is_told_with_what_is_allowed(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(None, ["training.global_batch_size=8", override])
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "count", "per_worker"),
+    [(1, 1, 1), (1, 4, 1), (4, 1, 4), (4, 2, 2), (4, 3, 2), (4, 4, 1), (4, 5, 1), (5, 2, 3)],
+)
+def test_shards_are_divided_among_the_workers(num_shards, count, per_worker):
+    config = RunConfig().with_values(
+        training={"num_shards": num_shards}, workers={"count": count, "cpus": 1}
+    )
+    assert config.num_shards_per_worker == per_worker
+
+
+@pytest.mark.parametrize(("batch", "count", "num_shards"), [(7, 8, 1), (8, 3, 8), (8, 5, 8)])
+def test_no_worker_and_none_of_its_shards_is_empty(batch, count, num_shards):
+    with pytest.raises(ValidationError, match="leaves a worker without an image"):
+        RunConfig().with_values(
+            training={"global_batch_size": batch, "num_shards": num_shards},
+            workers={"count": count},
+        )
+
+
+@given(batch=st.integers(1, 40), count=st.integers(1, 40), num_shards=st.integers(1, 40))
+def test_whatever_is_accepted_divides_into_shards_with_an_image_each(batch, count, num_shards):
+    try:
+        config = RunConfig().with_values(
+            training={"global_batch_size": batch, "num_shards": num_shards},
+            workers={"count": count},
+            model={"batch_norm": False},
+        )
+    except ValidationError:
+        return
+    smallest_part = batch // count
+    assert smallest_part // config.num_shards_per_worker >= 1
+
+
+def test_batch_norm_needs_more_than_one_value_in_each_worker_s_shard():
+    one_pixel = {"channels": [4], "kernel_size": 28, "padding": 0, "pool_size": 1}
+    with pytest.raises(ValidationError, match=r"lower training\.num_shards or workers\.count"):
+        RunConfig().with_values(
+            model=one_pixel, training={"global_batch_size": 4}, workers={"count": 4}
+        )

@@ -53,3 +53,46 @@ def test_a_state_dict_is_loaded_into_the_vector(network):
     network.load_state_dict({name: value + 1 for name, value in network.state_dict().items()})
     flat = torch.cat([weight.detach().flatten() for weight in network.parameters()])
     assert torch.equal(weights.vector.sort().values, flat.sort().values)
+
+
+# What workers average besides.
+
+
+def statistics_of(network):
+    return [
+        value
+        for name, value in network.named_buffers()
+        if name.endswith(("running_mean", "running_var"))
+    ]
+
+
+def test_the_statistics_are_batch_norm_s_and_nothing_else():
+    """Neither its count of batches nor what is constant, as distance-weighted pooling's weights."""
+    network = build_network(
+        ModelConfig(pooling="distance-weighted", pool_size=4, pool_stride=2, channels=(3,)), 0
+    )
+    constant = network.pool1.weights.clone()
+    loss_of(network)
+    before = torch.cat([value.flatten() for value in statistics_of(network)])
+    weights = FlatWeights(network)
+    assert weights.statistics.shape == (2 * 3,)
+    assert torch.equal(weights.statistics, before)
+    weights.statistics.fill_(7)
+    assert all(bool((value == 7).all()) for value in statistics_of(network))
+    assert torch.equal(network.pool1.weights, constant)
+    assert network.norm1.num_batches_tracked == 1
+
+
+def test_what_batch_norm_sees_arrives_in_the_statistics(network):
+    weights = FlatWeights(network)
+    before = weights.statistics.clone()
+    loss_of(network)
+    assert weights.statistics.shape == (2 * (16 + 32),)
+    assert not torch.equal(weights.statistics, before)
+    seen = torch.cat([value.flatten() for value in statistics_of(network)])
+    assert torch.equal(weights.statistics, seen)
+
+
+def test_without_batch_norm_there_are_no_statistics():
+    network = build_network(ModelConfig(batch_norm=False), 0)
+    assert FlatWeights(network).statistics.shape == (0,)

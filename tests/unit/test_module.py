@@ -1,3 +1,6 @@
+import functools
+import warnings
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,6 +13,7 @@ from distcnn.module import ImageClassifier
 from distcnn.network import build_network
 from distcnn.training.process import build_trainer
 from distcnn.workers import Workers
+from tests.worker_processes import WorkerProcesses
 
 # Lightning asks torch's trees in a way that newer torch would have it not do.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
@@ -212,3 +216,116 @@ def test_an_evaluation_counts_every_sample_once(tiny_config, tiny_dataset):
     assert module.measured["num_samples"] == 10
     trainer.test(module, datamodule=data, verbose=False)
     assert module.measured["num_samples"] == 1203
+
+
+# Several workers, in turn in this process: what each adds, then what all make of the sum.
+
+
+class InTurn:
+    """Adds up for workers that come one after another; until all have been, they get their own."""
+
+    def __init__(self):
+        self.messages = []
+
+    def __call__(self, vector):
+        self.messages.append(vector.clone())
+        return vector
+
+    def total(self, vector):
+        assert any(torch.equal(vector, message) for message in self.messages)
+        return functools.reduce(torch.add, self.messages)
+
+
+@pytest.fixture
+def step_of(tiny_dataset, tiny_config):
+    """The loss of one step by `count` workers, and what each of them holds after it."""
+
+    def worker(rank, count, vector_sum, sections):
+        config = tiny_config.with_values(
+            **{**sections, "workers": {"count": count, "cpus": 1, "gpus": 0}}
+        )
+        workers = Workers(rank, count, vector_sum)
+        data = ImageDataModule(tiny_dataset, config, CPU, workers)
+        module = ImageClassifier(config, num_steps=1, workers=workers)
+        optimizer = module.configure_optimizers()
+        [batches] = data.train_dataloader()
+        return module, module.learn(next(iter(batches)), optimizer)
+
+    def step_of(count, **sections):
+        in_turn = InTurn()
+        for rank in range(count):
+            worker(rank, count, in_turn, sections)
+        return [worker(rank, count, in_turn.total, sections) for rank in range(count)]
+
+    return step_of
+
+
+@pytest.mark.parametrize("batch_size", [12, 37])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_workers_step_is_that_of_one_whatever_divides_the_batch(step_of, count, batch_size):
+    sections = {
+        "model": {"batch_norm": False},
+        "training": {"global_batch_size": batch_size, "num_shards": 2, "label_smoothing": 0.1},
+        "optimizer": {"name": "sgd"},
+    }
+    [(alone, loss_alone)] = step_of(1, **sections)
+    for module, loss in step_of(count, **sections):
+        torch.testing.assert_close(loss, loss_alone)
+        torch.testing.assert_close(
+            module.weights.vector.grad, alone.weights.vector.grad, rtol=1e-4, atol=1e-6
+        )
+        torch.testing.assert_close(module.weights.vector, alone.weights.vector)
+
+
+@pytest.mark.parametrize("average_weights", [0.0, 0.75])
+def test_after_a_step_all_workers_hold_the_same_state(step_of, average_weights):
+    """Batch norm's statistics too, of which each saw its own part."""
+    training = {"global_batch_size": 37, "average_weights": average_weights}
+    (first, loss), *others = step_of(3, training=training)
+    for module, its_loss in others:
+        assert torch.equal(its_loss, loss)
+        states = module.state_dict(), first.state_dict()
+        assert states[0].keys() == states[1].keys()
+        for name, tensor in states[0].items():
+            assert torch.equal(tensor, states[1][name]), name
+
+
+def test_the_statistics_are_averaged_by_the_workers_shares(step_of):
+    """One step from zero means: a tenth of the batch's mean, which is that of the parts' means."""
+    training = {"global_batch_size": 5}  # Parts of 2, 2 and 1.
+    [(alone, _)] = step_of(1, training=training)
+    [(module, _), *_] = step_of(3, training=training)
+    torch.testing.assert_close(
+        module.network.norm1.running_mean,
+        alone.network.norm1.running_mean,
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    assert module.network.norm1.num_batches_tracked == 1
+
+
+def measured_by(rank, count, config, dataset, split):
+    """One worker's part in an evaluation, by Lightning's own loop."""
+    workers = Workers(rank, count)
+    module = ImageClassifier(config, num_steps=1, workers=workers)
+    data = ImageDataModule(dataset, config, CPU, workers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        evaluate = getattr(build_trainer(config), {"val": "validate", "test": "test"}[split])
+        evaluate(module, datamodule=data, verbose=False)
+    return module.measured
+
+
+@pytest.fixture(scope="module", params=[2, 3, 8])
+def group(request, tmp_path_factory):
+    with WorkerProcesses(request.param, tmp_path_factory.mktemp("group")) as group:
+        yield group
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_any_number_of_workers_measures_the_same(group, tiny_config, tiny_dataset, split):
+    """There are 1 and 3 evaluation batches, so that some have nothing to evaluate."""
+    alone = measured_by(0, 1, tiny_config, tiny_dataset, split)
+    assert alone["num_samples"] == {"val": 10, "test": 1203}[split]
+    every = group.call(measured_by, tiny_config, tiny_dataset, split)
+    assert every == [alone] * group.count

@@ -114,3 +114,65 @@ def test_the_test_split_is_read_whole_in_its_order(build, tiny_dataset):
     np.testing.assert_array_equal(
         torch.cat([labels for _, labels in batches]), tiny_dataset.test_labels
     )
+
+
+# Several workers.
+
+
+@pytest.fixture
+def build_all(tiny_dataset, tiny_config):
+    """Builds the data module of each of `count` workers."""
+
+    def build_all(count, **sections):
+        config = tiny_config.with_values(**{"workers": {"count": count}, **sections})
+        return [
+            ImageDataModule(tiny_dataset, config, CPU, Workers(rank, count))
+            for rank in range(count)
+        ]
+
+    return build_all
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 12])
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_workers_parts_in_order_are_the_batch(build, build_all, count, step):
+    augmentation = {"flip": True, "shift": 3}
+    whole = batches_from(build(data=augmentation), epoch=1, step=step)
+    of_each = [
+        batches_from(data, epoch=1, step=step) for data in build_all(count, data=augmentation)
+    ]
+    for batch, *parts in zip(whole, *of_each, strict=True):
+        assert {part.step for part in parts} == {batch.step}
+        assert {part.global_size for part in parts} == {12}
+        sizes = [len(part.labels) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(part.share for part in parts) == pytest.approx(1)
+        assert torch.equal(torch.cat([part.pixels for part in parts]), batch.pixels)
+        assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_workers_shards_together_weigh_one(build_all, count):
+    training = {"global_batch_size": 17, "num_shards": 4}
+    firsts = [batches_from(data)[0] for data in build_all(count, training=training)]
+    shards = [list(batch.shards()) for batch in firsts]
+    assert {len(of_worker) for of_worker in shards} == {-(-4 // count)}
+    every = [shard for of_worker in shards for shard in of_worker]
+    assert all(shard.share == len(shard.labels) / 17 for shard in every)
+    assert sum(len(shard.labels) for shard in every) == 17
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_each_image_is_evaluated_by_one_worker_in_the_batches_of_one(
+    build, build_all, count, split
+):
+    """Whole batches: what stands beside an image can change its scores' last digits."""
+    whole = list(getattr(build(), f"{split}_dataloader")())
+    loaders = [getattr(data, f"{split}_dataloader")() for data in build_all(count)]
+    shared_out = [batch for loader in loaders for batch in loader if len(batch[1])]
+    assert all(len(loader) >= 1 for loader in loaders)  # Lightning skips an empty one.
+    assert len(shared_out) == len(whole)
+    for (images, labels), (all_images, all_labels) in zip(shared_out, whole, strict=True):
+        assert torch.equal(images, all_images)
+        assert torch.equal(labels, all_labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -237,3 +238,71 @@ def _is_valid(lease: Lease) -> bool:
     except LeaseLostError:
         return False
     return True
+
+
+# The next attempt of the same holder: a restart of a run's workers.
+
+
+def test_a_restart_fences_off_the_workers_before(place: Location) -> None:
+    lease = acquire(place)
+    before = lease.fence
+    after = lease.advance()
+    assert (before.attempt, after.attempt) == (1, 2)
+    assert lease.fence == after
+    after.check()
+    with pytest.raises(LeaseLostError, match=f"process {os.getpid()}"):
+        before.check()
+    lease.release()
+
+
+def test_a_fence_holds_in_another_process_too(place: Location) -> None:
+    lease = acquire(place)
+    fence = pickle.loads(pickle.dumps(lease.fence))
+    assert fence == lease.fence
+    fence.check()
+    lease.advance()
+    with pytest.raises(LeaseLostError):
+        fence.check()
+    lease.release()
+
+
+def test_the_heart_beats_on_in_the_next_attempt(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_SECONDS", 0.02)
+    lease = acquire(place)
+    lease.advance()
+    deadline = time.monotonic() + 5
+    seen: set[int] = set()
+    while len(seen) < 3:
+        holder = current_holder(place)
+        assert holder is not None
+        assert (holder.attempt, holder.pid, holder.released) == (2, os.getpid(), False)
+        seen.add(holder.heartbeat)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lease.release()
+
+
+def test_released_after_restarts_the_run_is_free(place: Location) -> None:
+    lease = acquire(place)
+    lease.advance()
+    lease.advance()
+    lease.release()
+    holder = current_holder(place)
+    assert holder is not None
+    assert (holder.attempt, holder.released) == (3, True)
+    following = acquire(place)
+    assert following.fence.attempt == 4
+    following.release()
+
+
+def test_who_lost_the_run_cannot_restart_it(place: Location) -> None:
+    lease = acquire(place)
+    taker = claim_for_another_host(place, attempt=2)
+    with pytest.raises(LeaseLostError, match="elsewhere"):
+        lease.advance()
+    assert current_holder(place) == taker
+    assert lease.fence.attempt == 1
+    lease.release()
+    assert current_holder(place) == taker

@@ -7,8 +7,9 @@ import signal
 import threading
 
 import pytest
+import torch
 
-from distcnn.training.control import Control, InterruptedNow
+from distcnn.training.control import CONTINUE, Control, Decision, InterruptedNow
 from distcnn.workers import Workers
 
 
@@ -62,3 +63,36 @@ def test_it_can_be_used_off_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+# Several workers: the wish of any travels with the sums.
+
+
+def two_workers_after_a_step(*wishing: int, listen_every_steps: int = 1) -> tuple[Control, Control]:
+    """The controls of two workers that have added up, once some were asked to stop."""
+    controls: list[Control] = []
+    for rank in range(2):
+        workers = Workers(rank, 2, lambda vector: vector.new_tensor([2.0, float(len(wishing))]))
+        control = Control(workers, listen_every_steps=listen_every_steps)
+        if rank in wishing:
+            control.request_stop("SIGTERM", signal.SIGTERM)
+            assert control.decide(0).action == "continue"  # The others do not know of it yet.
+        workers.add_up([torch.ones(1)])
+        controls.append(control)
+    return controls[0], controls[1]
+
+
+def test_without_a_wish_two_workers_go_on() -> None:
+    assert {control.decide(1) for control in two_workers_after_a_step()} == {CONTINUE}
+
+
+def test_one_worker_s_wish_stops_the_other_which_says_so() -> None:
+    asked, other = two_workers_after_a_step(0)
+    assert asked.decide(1) == Decision("stop", "SIGTERM", signal.SIGTERM)
+    assert other.decide(1) == Decision("stop", "another worker was asked to")
+
+
+def test_workers_that_listen_now_and_then_stop_at_the_same_step() -> None:
+    for control in two_workers_after_a_step(1, listen_every_steps=50):
+        stopped = [step for step in range(1, 201) if control.decide(step).action == "stop"]
+        assert stopped == [50, 100, 150, 200]
