@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from distcnn.orchestration.mailbox import MailboxAddress
 from distcnn.run_directory.lease import Fence
 from distcnn.run_directory.run import RunDirectory
 
@@ -20,4 +21,4 @@ class Assignment:
     data_sha256: str
     waiting_since: float
     """See `Place`."""
-    mailbox: Any
+    mailbox: MailboxAddress

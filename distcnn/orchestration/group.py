@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -19,15 +20,34 @@ from distcnn.orchestration.request import Request
 
 # Variables that workers on other nodes need as the driver has them.
 _TRAVELLING = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
-# Actors of Ray Train that a group does without, each a process of its own on every start: one
-# removes what a controller leaves behind that dies alone, one feeds Ray Data sets.
+# Callbacks of Ray Train that a group does without. Each is a process of its own, started with every
+# group: one removes what a controller leaves behind that dies alone, one feeds Ray Data sets.
 _NOT_NEEDED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
 
 
+class _FixedSize(FixedScalingPolicy):
+    """Without the process in which Ray Train shares an autoscaler with Ray Data.
+
+    An autoscaler has been asked before, by what was reserved.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Nothing to ask for."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Nothing to ask for."""
+
+
 class _LeanTrainer(DataParallelTrainer):
+    """Starts two processes and a second later less, each of which costs workers 1 % of a core."""
+
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [each for each in callbacks if type(each).__name__ not in _NOT_NEEDED]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
+        settings["scaling_policy"] = _FixedSize(self.scaling_config)
+        return super()._initialize_and_run_controller(**settings)
 
 
 class Group:

@@ -232,6 +232,8 @@ def _supervise(
     connected: session.Session,
     watcher: LaunchWatcher,
 ) -> RunResult:
+    from ray.exceptions import RayError
+
     from distcnn.orchestration.supervisor import Job, supervise
     from distcnn.training.control import Control, InterruptedNow
     from distcnn.workers import Workers
@@ -248,5 +250,10 @@ def _supervise(
             return supervise(job)
     except InterruptedNow:
         raise KeyboardInterrupt from None
+    except RayError as error:
+        raise UserError(
+            f"the cluster is out of reach ({type(error).__name__}); what was committed is safe."
+            f" Once it is back, go on with: distcnn resume {run.path}"
+        ) from error
     finally:
         watcher.end()

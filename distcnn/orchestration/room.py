@@ -14,6 +14,8 @@ from distcnn.orchestration.request import Request
 from distcnn.orchestration.session import alive_nodes
 from distcnn.progress import Watcher, duration
 
+# What is free is reserved within this time.
+_PATIENCE_SECONDS = 1.5
 _SAY_EVERY_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
 
@@ -30,7 +32,7 @@ def reserved(
         request: what is asked; it can be met in principle.
         limit_seconds: how long to wait.
         check: called while waiting; what it raises ends that.
-        watcher: told at once that there is a wait, then every half a minute.
+        watcher: told that there is a wait, and again every half a minute.
 
     Raises:
         UserError: it did not become free in time.
@@ -41,7 +43,7 @@ def reserved(
         bundle_label_selector=[dict(request.labels)] * request.count,
     )
     began = time.monotonic()
-    said_at = -_SAY_EVERY_SECONDS
+    say_at = _PATIENCE_SECONDS
     try:
         while not group.wait(_LOOK_EVERY_SECONDS):
             check()
@@ -52,8 +54,8 @@ def reserved(
                     f" (recovery.wait_for_workers_seconds). {_what_is_free()}"
                     " What was committed is safe: run the same again, or `distcnn resume` the run"
                 )
-            if waited - said_at >= _SAY_EVERY_SECONDS:
-                said_at = waited
+            if waited >= say_at:
+                say_at += _SAY_EVERY_SECONDS
                 watcher.note(
                     f"Waiting for {request}, {duration(waited)} of {duration(limit_seconds)}."
                     f" {_what_is_free()}"

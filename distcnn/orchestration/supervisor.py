@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
@@ -15,7 +14,7 @@ from distcnn.orchestration import session
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import Budget, Failure
 from distcnn.orchestration.group import Group
-from distcnn.orchestration.mailbox import Digest, open_mailbox, relay
+from distcnn.orchestration.mailbox import Digest, Mailbox, opened, relay
 from distcnn.orchestration.request import Request
 from distcnn.orchestration.room import reserved
 from distcnn.progress import LaunchWatcher, WorkersReport
@@ -25,9 +24,9 @@ from distcnn.training.control import Control, Decision
 from distcnn.training.provenance import Ground
 
 PREEMPTED = "preempted"
-# Ray's processes share the cores with the workers here: every question costs them time.
-_LISTEN_EVERY_SECONDS = 1.0
 _LOOK_EVERY_SECONDS = 0.2
+# Ray's processes may share the cores with the workers: a question costs them time.
+_ASK_RAY_EVERY_SECONDS = 1.0
 # For workers to save and stop when they are asked to.
 _STOPPING_SECONDS = 60.0
 
@@ -75,7 +74,7 @@ def supervise(job: Job) -> RunResult:
                 job.watcher,
             ):
                 pass  # Ray Train reserves it again, for the workers themselves.
-            ended = _Attempt(job, fence.attempt, waiting_since, budget.num_restarts).run()
+            ended = _Attempt(job, budget.num_restarts).run(waiting_since)
         except _StoppedEarlyError as stopped:
             return _give_up(job, "stopped", stopped.decision.reason, stopped.decision.signal_number)
         waiting_since = time.time()
@@ -110,37 +109,34 @@ def _leave_on_signal(control: Control) -> None:
 class _Attempt:
     """One group of workers, watched from its start to its end."""
 
-    def __init__(self, job: Job, number: int, waiting_since: float, restarts: int) -> None:
+    def __init__(self, job: Job, restarts: int) -> None:
         self._job = job
         self._restarts = restarts
-        self._mailbox = open_mailbox()
         self._last = Digest()
         self._shown: WorkersReport | None = None
         self._asked_to_stop_at: float | None = None
-        assignment = Assignment(
-            config=job.config.to_plain(),
-            run=job.run,
-            fence=job.lease.fence,
-            data_sha256=job.ground.data_sha256,
-            waiting_since=waiting_since,
-            mailbox=self._mailbox,
-        )
-        name = f"{job.config.name}-{number:06d}-{time.time_ns()}"
-        self._group = Group(name, job.config.workers, job.session.folder, assignment)
+        self._looked_at = 0.0
 
-    def run(self) -> dict[str, Any] | Failure:
-        """Watch until the group ends; the results, or what went wrong."""
-        listened_at = 0.0
-        while not self._group.wait(_LOOK_EVERY_SECONDS):
-            # A signal is passed on at once.
-            now = time.monotonic()
-            if now - listened_at > _LISTEN_EVERY_SECONDS or self._is_signalled():
-                listened_at = now
-                self._listen()
-                self._pass_on_wishes()
-        self._listen()
-        ray.kill(self._mailbox)
-        return self._group.end(self._last.step, self._name_of)
+    def run(self, waiting_since: float) -> dict[str, Any] | Failure:
+        """Start, then watch until the group ends; the results, or what went wrong."""
+        job, fence = self._job, self._job.lease.fence
+        with opened(ray.util.get_node_ip_address()) as (mailbox, address):
+            assignment = Assignment(
+                config=job.config.to_plain(),
+                run=job.run,
+                fence=fence,
+                data_sha256=job.ground.data_sha256,
+                waiting_since=waiting_since,
+                mailbox=address,
+            )
+            # New for each attempt: Ray Train would go on with a name it knows.
+            name = f"{job.config.name}-{fence.attempt:06d}-{time.time_ns()}"
+            group = Group(name, job.config.workers, job.session.folder, assignment)
+            while not group.wait(_LOOK_EVERY_SECONDS):
+                self._listen(mailbox)
+                self._pass_on_wishes(mailbox)
+            self._listen(mailbox)
+            return group.end(self._last.step, self._name_of)
 
     def _name_of(self, rank: int) -> str:
         for process in self._last.processes:
@@ -148,16 +144,9 @@ class _Attempt:
                 return f"worker {rank} on {process.host} (process {process.pid})"
         return f"worker {rank}"
 
-    def _listen(self) -> None:
+    def _listen(self, mailbox: Mailbox) -> None:
         """Take what the workers have posted, and show it."""
-        try:
-            digest: Digest = ray.get(self._mailbox.collect.remote(), timeout=_STOPPING_SECONDS)
-        except RayError as error:
-            raise UserError(
-                f"the cluster is out of reach ({type(error).__name__}); what was committed is safe."
-                f" Once it is back, go on with: distcnn resume {self._job.run.path}"
-            ) from error
-        self._last = digest
+        self._last = digest = mailbox.collect()
         relay(digest.messages, self._job.watcher)
         if digest.alive:
             count = self._job.config.workers.count
@@ -166,27 +155,28 @@ class _Attempt:
                 self._shown = report
                 self._job.watcher.workers(report)
 
-    def _pass_on_wishes(self) -> None:
+    def _pass_on_wishes(self, mailbox: Mailbox) -> None:
         """Have the workers save and stop on a signal, or when one of their nodes goes away."""
+        now = time.monotonic()
         if self._asked_to_stop_at is None:
             reason = self._reason_to_stop()
             if reason:
-                self._asked_to_stop_at = time.monotonic()
-                self._mailbox.wish_to_stop.remote(reason)
-        elif time.monotonic() - self._asked_to_stop_at > _STOPPING_SECONDS:
+                self._asked_to_stop_at = now
+                mailbox.wish_to_stop(reason)
+        elif now - self._asked_to_stop_at > _STOPPING_SECONDS:
             raise UserError(
                 f"the workers did not save and stop within {_STOPPING_SECONDS:.0f} s; what was"
                 f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
             )
-
-    def _is_signalled(self) -> bool:
-        return self._asked_to_stop_at is None and self._job.control.decide(0).action == "stop"
 
     def _reason_to_stop(self) -> str:
         decision = self._job.control.decide(0)
         if decision.action == "stop":
             self._job.watcher.note(f"{decision.reason}: saving, then stopping")
             return decision.reason
+        if time.monotonic() - self._looked_at < _ASK_RAY_EVERY_SECONDS:
+            return ""
+        self._looked_at = time.monotonic()
         going = session.draining_nodes()
         hosts = {p.host for p in self._last.processes if p.node_id in going}
         if hosts:

@@ -15,7 +15,6 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayError
 from torch import distributed
 
 from distcnn import vector_sum
@@ -24,7 +23,12 @@ from distcnn.data.dataset import load
 from distcnn.errors import UserError
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import WorkerError
-from distcnn.orchestration.mailbox import BEAT_SECONDS, PostingWatcher, WorkerProcess
+from distcnn.orchestration.mailbox import (
+    BEAT_SECONDS,
+    MailboxLine,
+    PostingWatcher,
+    WorkerProcess,
+)
 from distcnn.orchestration.meeting import join, open_store
 from distcnn.progress import EpochReport, StepReport, Watcher
 from distcnn.run_directory.run import storage_errors_explained
@@ -55,9 +59,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
     assignment: Assignment = settings["assignment"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    with _told_as_worker_error(workers.rank), _warnings_posted(workers.rank, assignment.mailbox):
+    with _told_as_worker_error(workers.rank):
         try:
-            return _train(assignment, workers)
+            line = MailboxLine(assignment.mailbox)
+            with _warnings_posted(workers.rank, line):
+                return _train(assignment, workers, line)
         except RuntimeError as error:
             if not any(words in str(error) for words in _PEER_IS_GONE):
                 raise
@@ -65,16 +71,16 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
             raise WorkerError("peer", f"a worker is gone: {_first_line(error)}") from error
 
 
-def _train(assignment: Assignment, workers: Workers) -> dict[str, Any] | None:
+def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[str, Any] | None:
     config = RunConfig.from_plain(assignment.config)
     run = assignment.run
-    processes = _meet(assignment.mailbox, workers, use_gpu=bool(config.workers.gpus))
+    processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
     hosts = tuple(process.host for process in processes)
     if workers.count > 1:
         on_one_node = len({process.node_id for process in processes}) == 1
         share_memory = on_one_node and not config.workers.gpus
         workers.vector_sum = vector_sum.choose(workers.count, share_memory=share_memory)
-    watcher = _watcher(assignment.mailbox, workers)
+    watcher = _watcher(line, workers)
     dataset = load(config.data.source, config.data.directory, watcher.note)
     if dataset.sha256 != assignment.data_sha256:
         raise UserError(
@@ -90,7 +96,7 @@ def _train(assignment: Assignment, workers: Workers) -> dict[str, Any] | None:
     place = Place(
         run, assignment.fence, dataset, control, watcher, assignment.waiting_since, workers, hosts
     )
-    with storage_errors_explained(run), _in_touch(assignment.mailbox, workers.rank, control):
+    with storage_errors_explained(run), _in_touch(line, workers.rank, control):
         if workers.is_first:
             run.append_event(
                 "attempt",
@@ -113,18 +119,18 @@ def _train(assignment: Assignment, workers: Workers) -> dict[str, Any] | None:
     return results
 
 
-def _meet(mailbox: Any, workers: Workers, use_gpu: bool) -> list[WorkerProcess]:
+def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProcess]:
     """Form the process group; where each worker runs, by rank."""
     node_id = ray.get_runtime_context().get_node_id()
     process = WorkerProcess(workers.rank, socket.gethostname(), node_id, os.getpid())
-    ray.get(mailbox.begin.remote(process))
+    line.begin(process)
     store = None
     if workers.is_first and workers.count > 1:
         store, address = open_store(workers.count)
-        ray.get(mailbox.offer_address.remote(address))
+        line.offer_address(address)
     deadline = time.monotonic() + _MEETING_SECONDS
     while True:
-        address, processes = ray.get(mailbox.meet.remote())
+        address, processes = line.meet()
         if len(processes) == workers.count and (address or workers.count == 1):
             break
         if time.monotonic() > deadline:
@@ -175,20 +181,20 @@ class _ReportingWatcher:
             self._watcher.end()
 
 
-def _watcher(mailbox: Any, workers: Workers) -> Watcher:
-    return _ReportingWatcher(PostingWatcher(mailbox) if workers.is_first else None)
+def _watcher(line: MailboxLine, workers: Workers) -> Watcher:
+    return _ReportingWatcher(PostingWatcher(line) if workers.is_first else None)
 
 
 @contextmanager
-def _in_touch(mailbox: Any, rank: int, control: Control) -> Generator[None]:
+def _in_touch(line: MailboxLine, rank: int, control: Control) -> Generator[None]:
     """Give signs of life, and take the driver's wish to stop, in a thread."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
             try:
-                wish: str = ray.get(mailbox.beat.remote(rank))
-            except RayError:
+                wish = line.beat(rank)
+            except (EOFError, OSError):
                 return  # The driver is gone; Ray ends this process.
             if wish and rank == 0:
                 control.request_stop(wish)
@@ -203,13 +209,13 @@ def _in_touch(mailbox: Any, rank: int, control: Control) -> Generator[None]:
 
 
 @contextmanager
-def _warnings_posted(rank: int, mailbox: Any) -> Generator[None]:
+def _warnings_posted(rank: int, line: MailboxLine) -> Generator[None]:
     """Have the driver show what this process warns of, with its rank and node."""
 
     class Poster(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = f"[worker {rank} on {socket.gethostname()}] {record.getMessage().strip()}"
-            mailbox.post.remote(("note", (text,)))
+            line.post("note", {"message": text})
 
     handler = Poster(logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -157,7 +157,7 @@ def test_what_is_not_free_is_waited_for_aloud(
         run = tmp_path / "run"
         command = on(cluster, launch_command(run, ONE_CPU, "recovery.wait_for_workers_seconds=3"))
         output = finish(command, expected=1)
-        assert "Waiting for 3 workers of 1 CPU, 0 s of 3 s. Free now: 0 of 4 CPU" in output
+        assert "Waiting for 3 workers of 1 CPU, 2 s of 3 s. Free now: 0 of 4 CPU" in output
         assert "did not become free within 3 s" in output
         process = start(on(cluster, launch_command(run, ONE_CPU)))
         time.sleep(8)

@@ -1,13 +1,24 @@
-"""What workers and driver tell each other; the actor as the plain object that it is."""
+"""What workers and driver tell each other, over real connections."""
 
 from __future__ import annotations
 
+import socket
+from multiprocessing import AuthenticationError
 from typing import Any
 
 import pytest
 
 from distcnn.orchestration import mailbox as mailbox_module
-from distcnn.orchestration.mailbox import Mailbox, PostingWatcher, WorkerProcess, relay
+from distcnn.orchestration.mailbox import (
+    Mailbox,
+    MailboxAddress,
+    MailboxLine,
+    Message,
+    PostingWatcher,
+    WorkerProcess,
+    opened,
+    relay,
+)
 from distcnn.progress import EpochReport, StepReport
 
 EPOCH = EpochReport(
@@ -18,19 +29,6 @@ STEP = StepReport(
 )
 
 
-class Handle:
-    """Calls an actor's methods as its handle does, here and at once."""
-
-    def __init__(self, actor: Mailbox) -> None:
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> Any:
-        class Method:
-            remote = getattr(self._actor, name)
-
-        return Method
-
-
 class Heard:
     """A watcher that remembers."""
 
@@ -38,7 +36,7 @@ class Heard:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: self.calls.append((name, arguments))
+        return lambda *arguments, **named: self.calls.append((name, (*arguments, *named.values())))
 
 
 def worker(rank: int) -> WorkerProcess:
@@ -56,9 +54,10 @@ def test_workers_meet_once_all_have_begun_and_the_address_is_known() -> None:
 
 def test_the_driver_hears_each_message_once_in_order() -> None:
     mailbox = Mailbox()
-    mailbox.post(("note", ("one",)))
-    mailbox.post(("note", ("two",)), 7)
-    assert mailbox.collect().messages == [("note", ("one",)), ("note", ("two",))]
+    one, two = (Message("note", {"message": text}) for text in ("one", "two"))
+    mailbox.post(one)
+    mailbox.post(two, 7)
+    assert mailbox.collect().messages == [one, two]
     after = mailbox.collect()
     assert (after.messages, after.step) == ([], 7)
 
@@ -86,17 +85,21 @@ def test_a_wish_to_stop_is_the_answer_to_a_sign_of_life() -> None:
 
 
 def test_what_the_first_worker_s_watcher_is_told_reaches_the_driver_s() -> None:
-    mailbox, heard = Mailbox(), Heard()
-    posting = PostingWatcher(Handle(mailbox))
-    posting.begin(3, 100)
-    posting.step(STEP)
-    assert mailbox.collect().step == 150
-    posting.begin(3, 100)
-    posting.step(STEP)
-    posting.epoch(EPOCH)
-    posting.note("look")
-    posting.end()
-    digest = mailbox.collect()
+    heard = Heard()
+    with opened("127.0.0.1") as (mailbox, address):
+        line = MailboxLine(address)
+        posting = PostingWatcher(line)
+        posting.begin(3, 100)
+        posting.step(STEP)
+        line.beat(0)  # Answered after what was posted before it.
+        assert mailbox.collect().step == 150
+        posting.begin(3, 100)
+        posting.step(STEP)
+        posting.epoch(EPOCH)
+        posting.note("look")
+        posting.end()
+        line.beat(0)
+        digest = mailbox.collect()
     assert digest.step == 200
     relay(digest.messages, heard)
     assert heard.calls == [
@@ -106,3 +109,32 @@ def test_what_the_first_worker_s_watcher_is_told_reaches_the_driver_s() -> None:
         ("note", ("look",)),
         ("end", ()),
     ]
+
+
+def test_workers_meet_over_their_lines() -> None:
+    with opened("127.0.0.1") as (mailbox, address):
+        first, second = MailboxLine(address), MailboxLine(address)
+        first.begin(worker(0))
+        second.begin(worker(1))
+        first.offer_address("10.0.0.1:4711")
+        assert second.meet() == ("10.0.0.1:4711", [worker(0), worker(1)])
+        mailbox.wish_to_stop("SIGTERM")
+        assert second.beat(1) == "SIGTERM"
+
+
+def test_who_has_not_the_key_is_not_let_in() -> None:
+    with opened("127.0.0.1") as (_, address):
+        with pytest.raises(AuthenticationError):
+            MailboxLine(MailboxAddress(address.host, address.port, b"guessed"))
+        socket.create_connection((address.host, address.port)).close()
+        assert MailboxLine(address).beat(0) == ""  # Others still are.
+    assert "key" not in repr(address)
+
+
+def test_a_driver_that_is_gone_breaks_no_worker() -> None:
+    with opened("127.0.0.1") as (_, address):
+        line = MailboxLine(address)
+        line.beat(0)
+    with pytest.raises(OSError, match="."):
+        MailboxLine(address)
+    del line
