@@ -213,12 +213,6 @@ class WorkersConfig(_Section):
         assert self.cpus is not None, "the config is resolved before training"
         return max(1, int(self.cpus))
 
-    @property
-    def kind(self) -> str:
-        """How a message calls it."""
-        gpus = f" and {self.gpus} GPU" if self.gpus else ""
-        return f"{self.cpus:g} CPU{gpus}"
-
 
 class RecoveryConfig(_Section):
     """What a launched run does about what fails around it."""

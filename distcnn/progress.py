@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,8 +121,9 @@ class PlainWatcher:
         self.note(_epoch_text(report, self._num_epochs))
 
     def note(self, message: str) -> None:
-        """The message as it is."""
-        print(message, file=sys.stderr, flush=True)
+        """The message as it is; a run goes on when nobody reads it any more."""
+        with suppress(BrokenPipeError):
+            print(message, file=sys.stderr, flush=True)
 
     def workers(self, report: WorkersReport) -> None:
         """A line when they have all come up, and when one has gone."""

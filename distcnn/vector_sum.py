@@ -21,6 +21,8 @@ from torch import distributed
 # sleeping so long between two looks: it is saving, say, or its core is shared.
 _GIVE_WAY_SECONDS = 0.02
 _SLEEP_SECONDS = 0.0002
+# For a worker that is stuck where Ray sees it answer; a save to slow storage has to fit in.
+_TIMEOUT_SECONDS = 300.0
 # Counters lie so far apart, in numbers of 8 bytes, that no two share a cache line.
 _COUNTER_STRIDE = 16
 
@@ -128,8 +130,11 @@ class SharedMemorySum:
             while self._counters[rank] < calls:
                 if started is None:
                     started = time.monotonic()
-                if time.monotonic() - started < _GIVE_WAY_SECONDS:
+                waited = time.monotonic() - started
+                if waited < _GIVE_WAY_SECONDS:
                     os.sched_yield()
+                elif waited > _TIMEOUT_SECONDS:
+                    raise RuntimeError(f"timed out waiting for worker {rank} to add up")
                 else:
                     time.sleep(_SLEEP_SECONDS)
 

@@ -15,13 +15,14 @@ from distcnn.progress import watcher
 from distcnn.summary import print_summary
 
 
-def main() -> None:
+def main() -> int:
     """Read a config, train it on the workers it asks for, show how it ended."""
     name, *overrides = sys.argv[1:] or ["cluster"]
     config = config_file.load(name, overrides)
     result = launch(config, watcher(), run_dir=None, address=given_address(None))
     print_summary(result.run.path, result.results)
+    return 0 if result.results["status"] == "completed" else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

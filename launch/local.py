@@ -14,13 +14,14 @@ from distcnn.summary import print_summary
 from distcnn.training import local
 
 
-def main() -> None:
+def main() -> int:
     """Read a config, train it, show how it ended."""
     name, *overrides = sys.argv[1:] or ["local"]
     config = config_file.load(name, overrides)
     result = local.train(config, watcher())
     print_summary(result.run.path, result.results)
+    return 0 if result.results["status"] == "completed" else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,10 +8,10 @@ from typing import Literal
 
 from distcnn.config import RecoveryConfig
 
-Kind = Literal["lost", "hung", "peer", "out of memory", "error", "user"]
+Kind = Literal["unstarted", "lost", "hung", "peer", "out of memory", "error", "user"]
 # When workers fail together, the first of these kinds tells why: a worker whose peer is lost fails
 # too, and says nothing of its own.
-_TELLING: tuple[Kind, ...] = ("user", "out of memory", "error", "hung", "lost", "peer")
+_TELLING: tuple[Kind, ...] = ("user", "out of memory", "error", "hung", "lost", "peer", "unstarted")
 
 
 class WorkerError(Exception):
@@ -36,6 +36,17 @@ class Failure:
     """For people, on one line; more lines where a traceback helps."""
     step: int
     """The step at which it happened, as far as is known, since the start of the run."""
+
+    def is_again(self, old: Failure) -> bool:
+        """Whether the same went wrong at the same step, so that it would again."""
+        if self.kind not in ("out of memory", "error"):
+            return False
+        return (self.kind, self.step, self._cause) == (old.kind, old.step, old._cause)
+
+    @property
+    def _cause(self) -> str:
+        """What went wrong, without where: processes and hosts are others each time."""
+        return "" if self.kind == "out of memory" else self.headline.partition(": ")[2]
 
     @property
     def headline(self) -> str:
@@ -72,16 +83,13 @@ class Budget:
         self.failures.append(failure)
         if failure.kind == "user":
             return failure.what
-        if failure.kind in ("out of memory", "error") and any(
-            (old.kind, old.step, old.headline) == (failure.kind, failure.step, failure.headline)
-            for old in before
-        ):
+        if any(failure.is_again(old) for old in before):
             return f"twice at step {failure.step}, so it would happen again: {failure.what}"
         if len(before) >= self.config.max_failures:
             granted = self.config.max_failures
             return (
                 f"{failure.what}\nThat was failure {granted + 1}, and recovery.max_failures ="
-                f" {granted}; see what fails, or raise it"
+                f" {granted}; see what fails, then run the same again, which begins to count anew"
             )
         return None
 
@@ -92,6 +100,6 @@ class Budget:
         if self.num_preemptions > granted:
             return (
                 f"preempted {self.num_preemptions} times, and recovery.max_preemptions ="
-                f" {granted}; raise it, or use nodes that are not taken away"
+                f" {granted}; run the same again, which begins to count anew"
             )
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,11 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from distcnn.config import WorkersConfig
+from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import Failure, WorkerError, diagnose
 from distcnn.orchestration.request import Request
+from distcnn.orchestration.session import runtime_env
 
-# Variables that workers on other nodes need as the driver has them.
-_TRAVELLING = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
 # Callbacks of Ray Train that a group does without. Each is a process of its own, started with every
 # group: one removes what a controller leaves behind that dies alone, one feeds Ray Data sets.
 _NOT_NEEDED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
@@ -53,14 +52,16 @@ class _LeanTrainer(DataParallelTrainer):
 class Group:
     """Workers that train together; they start at once, and end together."""
 
-    def __init__(self, name: str, workers: WorkersConfig, folder: Path, assignment: Any) -> None:
+    def __init__(
+        self, name: str, workers: WorkersConfig, folder: Path, assignment: Assignment
+    ) -> None:
         """Start.
 
         Args:
             name: new for each attempt: Ray Train would go on with one it knows.
             workers: how many, of what.
             folder: where Ray Train may keep what it wants to.
-            assignment: what to do; see `worker.Assignment`.
+            assignment: what to do.
         """
         self._trainer = _LeanTrainer(
             _run_worker,
@@ -73,9 +74,7 @@ class Group:
                 failure_config=ray.train.FailureConfig(
                     max_failures=0, controller_failure_limit=0, max_preemption_failures=0
                 ),
-                worker_runtime_env={
-                    "env_vars": {key: os.environ[key] for key in _TRAVELLING if key in os.environ}
-                },
+                worker_runtime_env=runtime_env(),
             ),
         )
         self._results: dict[str, Any] | None = None
@@ -107,7 +106,10 @@ class Group:
         if isinstance(self._error, WorkerGroupError):
             errors = self._error.worker_failures.items()
             return diagnose({rank: _as_worker_error(e, name_of(rank)) for rank, e in errors}, step)
-        return Failure("lost", f"the workers could not be started: {_last_line(self._error)}", step)
+        cause = getattr(self._error, "controller_failure", None)
+        if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+            return Failure("unstarted", "the workers found no room", step)
+        return Failure("lost", f"Ray Train failed: {_last_line(self._error)}", step)
 
 
 def _run_worker(settings: dict[str, Any]) -> dict[str, Any] | None:

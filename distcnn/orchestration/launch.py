@@ -19,7 +19,7 @@ from distcnn.location import Location
 from distcnn.orchestration import session
 from distcnn.orchestration.request import Node, Request, capacity, shortfall
 from distcnn.progress import LaunchWatcher, Watcher
-from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.lease import Lease, refuse_if_held_here
 from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
 
 if TYPE_CHECKING:
@@ -77,14 +77,19 @@ def resume(run: RunDirectory, watcher: LaunchWatcher, address: str | None) -> Ru
 def _go_on(
     run: RunDirectory, watcher: LaunchWatcher, address: str | None, config: RunConfig
 ) -> RunResult:
+    refuse_if_held_here(run.lease)
+    config = _with_what_was_decided(config, run.read_config())
     results = run.read_results()
     is_finished = results is not None and results["status"] == "completed"
     if is_finished and run.read_config() == config:
         watcher.note("This run is finished: there is nothing left to do, and nothing was done")
         return RunResult(run, results or {})
     with _on_cluster(config, watcher, address, run.path.parent) as (connected, decided):
-        if decided.config != run.read_config():
-            differing = ", ".join(_differences(run.read_config(), decided.config))
+        recorded = run.read_config()
+        # How failures are met is no part of a result, and may be decided anew.
+        asked = decided.config.with_values(recovery=recorded.recovery.model_dump())
+        if asked != recorded:
+            differing = ", ".join(_differences(recorded, asked))
             raise UserError(
                 f"{run.path} holds a run of another config (other: {differing}); go on with it as"
                 f" it is (distcnn resume {run.path}), or name another --run-dir"
@@ -95,8 +100,23 @@ def _go_on(
         with leased(run, watcher.note) as lease:
             from distcnn.training import provenance
 
-            provenance.check_same_ground(run, decided.config, decided.ground, watcher.note)
+            provenance.check_same_ground(run, recorded, decided.ground, watcher.note)
             return _supervise(run, decided, lease, connected, watcher)
+
+
+def _with_what_was_decided(config: RunConfig, recorded: RunConfig) -> RunConfig:
+    """What the user left open, as it was decided when the run began; and where the run is kept."""
+    source, precision = config.data.source, config.training.precision
+    workers = config.workers
+    return config.with_values(
+        data={"source": recorded.data.source if source == "auto" else source},
+        training={"precision": recorded.training.precision if precision == "auto" else precision},
+        workers={
+            "cpus": recorded.workers.cpus if workers.cpus is None else workers.cpus,
+            "gpus": recorded.workers.gpus if workers.gpus is None else workers.gpus,
+        },
+        storage=recorded.storage.model_dump(mode="json"),
+    )
 
 
 def _differences(one: RunConfig, other: RunConfig) -> list[str]:

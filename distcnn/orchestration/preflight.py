@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from distcnn.orchestration.probe import (
 )
 from distcnn.orchestration.request import Node, Request
 from distcnn.orchestration.room import reserved
+from distcnn.orchestration.session import runtime_env
 from distcnn.progress import Watcher
 
 # For a node to answer: it may have to start Python from a slow disk first.
@@ -57,6 +59,7 @@ def examine(
         storage: where the run will be kept.
         watcher: told when the workers' places have to be waited for.
     """
+    watcher.note(f"Preflight: looking at {_nodes(len(nodes))}, then at the workers' places")
     facts, failures = _look_at_nodes(config, nodes, storage)
     findings = [*failures, *_versions(facts), *_storage(facts, storage), *_data(facts)]
     workers, more = _look_at_workers(config, watcher)
@@ -74,7 +77,7 @@ def _look_at_nodes(
         what = f"the driver cannot write to {storage}: {error}; set storage.directory or --run-dir"
         return [], [Finding("fail", "storage", what)]
     try:
-        look = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
+        look = ray.remote(num_cpus=0, max_retries=0, runtime_env=runtime_env())(look_at_node)
         asked = [
             look.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -83,9 +86,11 @@ def _look_at_nodes(
         ]
         facts: list[NodeFacts] = []
         failures: list[Finding] = []
+        deadline = time.monotonic() + _ANSWER_SECONDS
         for node, answer in zip(nodes, asked, strict=True):
             try:
-                fact: NodeFacts = ray.get(answer, timeout=_ANSWER_SECONDS)
+                left = max(0.0, deadline - time.monotonic())
+                fact: NodeFacts = ray.get(answer, timeout=left)
             except RayError as error:
                 failures.append(Finding("fail", node.host, _unanswered(error)))
                 continue
@@ -113,8 +118,7 @@ def _unanswered(error: Exception) -> str:
 
 
 def _versions(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
-    expected = software()
-    for name, wanted in expected.items():
+    for name, wanted in software().items() if facts else ():
         others = {fact.host: fact.versions[name] for fact in facts if fact.versions[name] != wanted}
         if others:
             found = ", ".join(f"{version} on {host}" for host, version in others.items())
@@ -157,6 +161,7 @@ def _look_at_workers(
             .options(
                 num_cpus=request.resources["CPU"],
                 num_gpus=request.resources.get("GPU", 0),
+                runtime_env=runtime_env(),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     group, placement_group_bundle_index=rank
                 ),

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ _LOOPBACK = "127.0.0.1"
 # Nothing large goes through Ray's object store here.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _KNOCK_SECONDS = 10.0
+# Folders, which are looked for on every node.
+_TRAVELLING = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
+# Stands for a group of nodes without a limit.
+_MANY = 1024
+# The label by which a node tells its group.
+_NODE_GROUP = "ray.io/node-group"
 # Ray adds 65 characters for its sockets; the system takes 107.
 _LONGEST_FOLDER = 40
 
@@ -179,6 +186,13 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
+def runtime_env() -> dict[str, dict[str, str]]:
+    """What processes on other nodes need of the driver's environment."""
+    folders = {name: os.environ[name] for name in _TRAVELLING if os.environ.get(name)}
+    absolute = {name: str(Path(path).expanduser().absolute()) for name, path in folders.items()}
+    return {"env_vars": absolute}
+
+
 def alive_nodes() -> list[Node]:
     """The nodes of the cluster, by their total resources."""
     import ray
@@ -200,15 +214,12 @@ def nodes_to_come() -> list[Node]:
     from ray._private.state import state
 
     config = state.get_cluster_config()
+    there = Counter((node.labels or {}).get(_NODE_GROUP) for node in alive_nodes())
     return [
         Node(id="", host=group.name, resources=dict(group.resources), labels=None)
         for group in (config.node_group_configs if config else [])
-        for _ in range(_MANY if group.max_count < 0 else group.max_count)
+        for _ in range(_MANY if group.max_count < 0 else group.max_count - there[group.name])
     ]
-
-
-# Stands for "without a limit".
-_MANY = 1024
 
 
 def draining_nodes() -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +68,7 @@ def supervise(job: Job) -> RunResult:
     fence = job.lease.fence
     while True:
         try:
+            _leave_on_signal(job.control)
             with reserved(
                 Request.of(job.config.workers),
                 job.config.recovery.wait_for_workers_seconds,
@@ -74,12 +76,22 @@ def supervise(job: Job) -> RunResult:
                 job.watcher,
             ):
                 pass  # Ray Train reserves it again, for the workers themselves.
-            ended = _Attempt(job, budget.num_restarts).run(waiting_since)
+            attempt = _Attempt(job, budget.num_restarts)
+            ended = attempt.run(waiting_since)
         except _StoppedEarlyError as stopped:
             return _give_up(job, "stopped", stopped.decision.reason, stopped.decision.signal_number)
         waiting_since = time.time()
         if isinstance(ended, Failure):
-            refusal, cause, why = budget.refuse(ended), "failure", ended.what
+            results = job.run.read_results()
+            if results and (results["status"], results["attempts"]) == ("completed", fence.attempt):
+                return RunResult(job.run, results)  # It failed with nothing left to do.
+            if ended.kind == "unstarted":
+                continue  # Others were faster; what is not free is waited for above.
+            if attempt.is_preempted and ended.kind in ("lost", "hung", "peer"):
+                refusal, cause = budget.refuse_preemption(), "preemption"
+            else:
+                refusal, cause = budget.refuse(ended), "failure"
+            why = ended.what
         elif ended["status"] == "stopped" and ended["reason"] == PREEMPTED:
             refusal, cause, why = budget.refuse_preemption(), "preemption", "a node is taken away"
         else:
@@ -115,6 +127,7 @@ class _Attempt:
         self._last = Digest()
         self._shown: WorkersReport | None = None
         self._asked_to_stop_at: float | None = None
+        self._is_signalled = False
         self._looked_at = 0.0
 
     def run(self, waiting_since: float) -> dict[str, Any] | Failure:
@@ -137,6 +150,11 @@ class _Attempt:
                 self._pass_on_wishes(mailbox)
             self._listen(mailbox)
             return group.end(self._last.step, self._name_of)
+
+    @property
+    def is_preempted(self) -> bool:
+        """Whether the workers were asked to stop since one of their nodes goes away."""
+        return self._asked_to_stop_at is not None and not self._is_signalled
 
     def _name_of(self, rank: int) -> str:
         for process in self._last.processes:
@@ -163,7 +181,7 @@ class _Attempt:
             if reason:
                 self._asked_to_stop_at = now
                 mailbox.wish_to_stop(reason)
-        elif now - self._asked_to_stop_at > _STOPPING_SECONDS:
+        elif self._is_signalled and now - self._asked_to_stop_at > _STOPPING_SECONDS:
             raise UserError(
                 f"the workers did not save and stop within {_STOPPING_SECONDS:.0f} s; what was"
                 f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
@@ -173,6 +191,7 @@ class _Attempt:
         decision = self._job.control.decide(0)
         if decision.action == "stop":
             self._job.watcher.note(f"{decision.reason}: saving, then stopping")
+            self._is_signalled = True
             return decision.reason
         if time.monotonic() - self._looked_at < _ASK_RAY_EVERY_SECONDS:
             return ""
@@ -188,14 +207,14 @@ class _Attempt:
 
 def _give_up(job: Job, status: Any, reason: str, signal_number: int | None = None) -> RunResult:
     """Record an end that no worker was there to record."""
-    from distcnn.run_directory.checkpoints import read_checkpoint
+    from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
     from distcnn.training.outcome import Outcome
     from distcnn.training.results import record_end
     from distcnn.training.snapshot import Counters, Snapshot
 
     records = job.run.read_checkpoints()
     counters = Counters()
-    if records:
+    with suppress(CheckpointDamagedError, IndexError):
         counters = Snapshot.decode(read_checkpoint(job.run.checkpoints, records[-1])).counters
     fence = job.lease.fence
     job.run.append_event(status, attempt=fence.attempt, reason=reason)

@@ -46,7 +46,8 @@ from distcnn.workers import Workers
 _PEER_IS_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Broken pipe")
 # In which Ray notices the death that this worker has noticed, and can tell whose it was.
 _LET_RAY_NOTICE_SECONDS = 1.0
-_MEETING_SECONDS = 60.0
+# For the slowest node to get its data.
+_MEETING_SECONDS = 600.0
 _MEETING_PAUSE_SECONDS = 0.02
 
 
@@ -74,12 +75,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
 def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[str, Any] | None:
     config = RunConfig.from_plain(assignment.config)
     run = assignment.run
-    processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
-    hosts = tuple(process.host for process in processes)
-    if workers.count > 1:
-        on_one_node = len({process.node_id for process in processes}) == 1
-        share_memory = on_one_node and not config.workers.gpus
-        workers.vector_sum = vector_sum.choose(workers.count, share_memory=share_memory)
+    # Before the workers meet, who then wait for each other: it may have to be downloaded here.
     watcher = _watcher(line, workers)
     dataset = load(config.data.source, config.data.directory, watcher.note)
     if dataset.sha256 != assignment.data_sha256:
@@ -87,6 +83,12 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
             f"{socket.gethostname()} has other data ({dataset.sha256[:12]}...) than this run is"
             f" trained on ({assignment.data_sha256[:12]}...); make the nodes' data alike"
         )
+    processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
+    hosts = tuple(process.host for process in processes)
+    if workers.count > 1:
+        on_one_node = len({process.node_id for process in processes}) == 1
+        share_memory = on_one_node and not config.workers.gpus
+        workers.vector_sum = vector_sum.choose(workers.count, share_memory=share_memory)
     control = Control(
         workers,
         config.training.checkpoint_every_steps,

@@ -129,6 +129,20 @@ class Fence:
             )
 
 
+def refuse_if_held_here(directory: Location) -> None:
+    """Find out early what `Lease.acquire` would refuse at once.
+
+    Raises:
+        RunBusyError: the holder is a process of this host, and lives.
+    """
+    holder = current_holder(directory)
+    if holder is not None and holder.is_alive_here:
+        raise RunBusyError(
+            f"{directory.parent} is being written by {holder}, which is alive;"
+            " wait for it or stop it first"
+        )
+
+
 class Lease:
     """The right of this process to write to a run, kept alive by a thread until released."""
 
@@ -205,11 +219,7 @@ class Lease:
 def _wait_until_gone(directory: Location, holder: Holder, notify: Callable[[str], None]) -> None:
     if holder.released or (holder.is_here and not holder.is_alive_here):
         return
-    if holder.is_here:
-        raise RunBusyError(
-            f"{directory.parent} is being written by {holder}, which is alive;"
-            " wait for it or stop it first"
-        )
+    refuse_if_held_here(directory)
     notify(
         f"{directory.parent} was last written by {holder}; waiting up to"
         f" {TIME_TO_LIVE_SECONDS:.0f} s for a sign of life"
