@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -227,6 +228,7 @@ def _launch(options: argparse.Namespace) -> int:
     from distcnn.orchestration import launch
     from distcnn.progress import watcher
 
+    _end_on_sigterm()
     if options.preflight:
         from distcnn.findings import any_failed, print_findings
 
@@ -234,6 +236,15 @@ def _launch(options: argparse.Namespace) -> int:
         print_findings(findings)
         return int(any_failed(findings))
     return _conclude(launch.launch(config, watcher(), options.run_dir, address))
+
+
+def _end_on_sigterm() -> None:
+    """Leave in order, before there are workers that can save: what was made is cleaned up."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -246,6 +257,7 @@ def _resume(options: argparse.Namespace) -> int:
         from distcnn.orchestration import launch
         from distcnn.orchestration.session import given_address
 
+        _end_on_sigterm()
         return _conclude(launch.resume(run, watcher(), given_address(options.address)))
     from distcnn.training import local
 

@@ -2,9 +2,10 @@
 
 A process of its own, with nothing imported but the standard library. It waits for the end of its
 standard input, which the system closes when the driver dies, of `kill -9` too. Then it kills every
-process that has a file of the Ray session's private folder open (all of Ray's have: their logs),
-and removes the folder. Ray's own processes mostly go by themselves; its agents stay for minutes,
-and a worker that was stopped (SIGSTOP) for ever.
+process of Ray's, or of this Python, that has a file of the Ray session's private folder open (all
+have: their logs; and so has who looks at them, who is spared), and removes the folder. Ray's own
+processes mostly go by themselves; its agents stay for minutes, and a worker that was stopped
+(SIGSTOP) for ever.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ def guarded(folder: Path) -> Generator[None]:
 
 
 def _users_of(folder: str) -> Iterator[int]:
-    """Processes that have a file below `folder` open."""
+    """Processes of Ray's or of this Python that have a file below `folder` open."""
+    python = Path(sys.executable).resolve()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         # A process may end while it is looked at, or belong to somebody else.
         with suppress(OSError):
+            program = Path(f"/proc/{entry.name}/exe").readlink()
+            if program != python and "ray" not in program.parts:
+                continue
             for descriptor in os.scandir(f"/proc/{entry.name}/fd"):
                 with suppress(OSError):
                     if str(Path(descriptor.path).readlink()).startswith(folder):

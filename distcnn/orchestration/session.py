@@ -6,9 +6,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -140,21 +142,31 @@ def _check_ray_is_not_imported() -> None:
 
 
 @contextmanager
+def _sigterm_kept() -> Generator[None]:
+    """Put back the handler of SIGTERM, which Ray replaces by one that exits with 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _embedded(folder: Path) -> Generator[Session]:
     import ray
 
     # From the main thread, if that is where we are: Ray's processes end with the thread that
     # started them.
-    ray.init(
-        address="local",
-        num_cpus=len(os.sched_getaffinity(0)),
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(folder),
-        _node_ip_address=_LOOPBACK,
-    )
+    with _sigterm_kept():
+        ray.init(
+            address="local",
+            num_cpus=len(os.sched_getaffinity(0)),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+            _node_ip_address=_LOOPBACK,
+        )
     try:
         yield Session(is_embedded=True, folder=folder)
     finally:
@@ -167,7 +179,8 @@ def _given(address: str, folder: Path) -> Generator[Session]:
 
     try:
         _knock(address)
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"no Ray cluster can be reached at {address}: {str(error).splitlines()[0]}."

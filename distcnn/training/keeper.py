@@ -133,7 +133,8 @@ class RunKeeper(pl.Callback):
         """Note how long the user waited for this attempt to get going."""
         self._is_first_step = False
         self._unread_losses[0].item()  # Waits for the device.
-        seconds = time.time() - self._place.waiting_since
+        # The wait may have begun on another host, by another clock.
+        seconds = max(0.0, time.time() - self._place.waiting_since)
         self._books.event("first_step", seconds_waited=round(seconds, 2))
 
     def _read_losses(self) -> None:

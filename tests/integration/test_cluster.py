@@ -216,6 +216,17 @@ def test_a_submitted_job_finds_its_cluster(
     assert results["workers"]["hosts"] == [os.uname().nodename]
 
 
+def test_an_embedded_ray_works_beside_a_cluster(
+    cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    before = {node["NodeID"] for node in nodes_of(cluster) if node["Alive"]}
+    run = tmp_path / "run"
+    output = finish(launch_command(run))
+    assert "Ray on this machine" in output
+    assert_same_result(run, undisturbed)
+    assert {node["NodeID"] for node in nodes_of(cluster) if node["Alive"]} == before
+
+
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     command = [*launch_command(tmp_path / "run"), "--address", "127.0.0.1:1"]
     output = finish(command, expected=1)
