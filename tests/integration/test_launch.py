@@ -1,4 +1,4 @@
-"""A launch on this machine: the results of `train`, on a Ray of its own that leaves nothing behind."""
+"""A launch on this machine: the bits of `train`, on a Ray of its own that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_launch_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """`launch/cluster.py`, as it is in the repository."""
     monkeypatch.chdir(tmp_path)
     script = Path(__file__).parents[2] / "launch" / "cluster.py"
-    command = distcnn()[:1] + [str(script), "article", *LAUNCHED, "workers.count=2"]
+    command = [*distcnn()[:1], str(script), "article", *LAUNCHED, "workers.count=2"]
     output = finish([*command, "workers.cpus=1", "training.epochs=1"])
     assert "Run completed" in output
     [run] = (tmp_path / "runs").iterdir()
