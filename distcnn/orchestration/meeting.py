@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from datetime import timedelta
 
 import psutil
@@ -17,11 +18,21 @@ _COLLECTIVE_TIMEOUT = timedelta(seconds=300)
 def open_store(count: int) -> tuple[distributed.TCPStore, str]:
     """The first worker's store, in which `count` workers meet, and its address.
 
-    On a port that the system chooses: one chosen beforehand may be taken meanwhile.
+    On a port that the system chooses: one chosen beforehand may be taken meanwhile. And on the
+    node's address alone: left to itself, the store listens on all that the machine has.
     """
     host = ray.util.get_node_ip_address()
-    store = distributed.TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
-    return store, f"{host}:{store.port}"
+    server = socket.create_server((host, 0), backlog=1024)
+    port: int = server.getsockname()[1]
+    store = distributed.TCPStore(
+        host,
+        port,
+        count,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=server.detach(),
+    )
+    return store, f"{host}:{port}"
 
 
 def join(

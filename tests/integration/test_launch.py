@@ -33,24 +33,26 @@ def test_one_worker_gives_the_bits_of_a_local_run(tmp_path: Path, undisturbed: P
 def test_an_embedded_ray_listens_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(launch_command(run, "training.epochs=40"))
-    wait_for_training(run, process, attempt=1, num_saves=1)
-    everybody = family(process)
-    listening = {
-        connection.laddr.ip
-        for each in everybody
-        for connection in each.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    words = " ".join(word for each in everybody for word in each.cmdline())
-    [folder] = {word.split("/session_")[0] for word in words.split("=") if "/session_" in word}
-    assert (Path(folder) / "token").stat().st_mode & 0o777 == 0o600
-    assert (Path(folder) / "token").read_text(encoding="ascii") not in words
-    process.terminate()
+    try:
+        wait_for_training(run, process, attempt=1, num_saves=1)
+        everybody = family(process)
+        listening = {
+            connection.laddr.ip
+            for each in everybody
+            for connection in each.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        words = " ".join(word for each in everybody for word in each.cmdline())
+    finally:
+        process.terminate()
     output, _ = process.communicate()
     assert process.returncode == 143, output
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    [logs] = [line for line in output.splitlines() if line.startswith("Ray on this machine")]
+    folder = Path(logs.rpartition(" ")[2]).parents[1]
+    assert str(folder) in words
     assert_gone(everybody)
-    assert not Path(folder).exists()
+    assert not folder.exists()
 
 
 def test_a_launch_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
