@@ -177,7 +177,8 @@ class Holder:
 def test_auto_never_means_synthetic_on_a_cluster(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("DISTCNN_DATA_DIR", raising=False)
+    # Both travel to the nodes, which may have others.
+    monkeypatch.setenv("DISTCNN_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("DISTCNN_CACHE_DIR", str(tmp_path / "cache"))
     run = tmp_path / "run"
     more = [ONE_CPU, "data.source=auto"]

@@ -162,7 +162,6 @@ Path.replace = deadly
     [
         ("before", 8),  # The checkpoint written, but not yet in its place.
         ("after", 8),  # In its place, but not yet in the index.
-        ("after", 9),  # In the index, nothing pruned yet.
     ],
 )
 def test_a_worker_that_dies_in_the_middle_of_a_commit(
