@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
 from distcnn.module import ImageClassifier
@@ -13,16 +11,16 @@ from distcnn.training.place import Place
 from distcnn.training.snapshot import Counters, Snapshot, optimizer_tensors, weights_sha256
 
 
-class Books(Protocol):
-    """Whoever is told what is to be kept of an attempt."""
+class Books:
+    """What is kept of an attempt: nothing, by the workers that do not write."""
 
     def newest_checkpoint(self) -> bytes | None:
         """The newest committed checkpoint's content; None before the first."""
-        ...
+        return None
 
     def kept(self) -> str:
         """Which checkpoint a message may call the last good one."""
-        ...
+        return "see the first worker"
 
     def event(self, kind: str, **fields: object) -> None:
         """Something happened to the run."""
@@ -46,10 +44,10 @@ class Books(Protocol):
 
 def open_books(place: Place, num_kept: int) -> Books:
     """The run directory's for the worker that writes, none for the others."""
-    return RunBooks(place, num_kept) if place.workers.is_first else NoBooks()
+    return RunBooks(place, num_kept) if place.workers.is_first else Books()
 
 
-class RunBooks:
+class RunBooks(Books):
     """Writes the run directory; begins by clearing what is past the newest checkpoint."""
 
     def __init__(self, place: Place, num_kept: int) -> None:
@@ -117,34 +115,3 @@ class RunBooks:
         """End the attempt's writing."""
         self._log.close()
         self._tensorboard.close()
-
-
-class NoBooks:
-    """Of the workers that write nothing."""
-
-    def newest_checkpoint(self) -> bytes | None:
-        """Told by the worker that reads it."""
-        return None
-
-    def kept(self) -> str:
-        """Only the worker that writes can say."""
-        return "see the first worker"
-
-    def event(self, kind: str, **fields: object) -> None:
-        """Nothing."""
-
-    def row(self, row: Row) -> None:
-        """Nothing."""
-
-    def save(
-        self,
-        module: ImageClassifier,
-        optimizer: torch.optim.Optimizer,
-        counters: Counters,
-        step: int,
-        val_accuracy: float | None,
-    ) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
