@@ -9,44 +9,14 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from distcnn.config import WorkersConfig
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import Failure, WorkerError, diagnose
+from distcnn.orchestration.lean_trainer import LeanTrainer
 from distcnn.orchestration.request import Request
 from distcnn.orchestration.session import runtime_env
-
-# Callbacks of Ray Train that a group does without. Each is a process of its own, started with every
-# group: one removes what a controller leaves behind that dies alone, one feeds Ray Data sets.
-_NOT_NEEDED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
-
-
-class _FixedSize(FixedScalingPolicy):
-    """Without the process in which Ray Train shares an autoscaler with Ray Data.
-
-    An autoscaler has been asked before, by what was reserved.
-    """
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Nothing to ask for."""
-
-    def _maybe_send_resource_request(self) -> None:
-        """Nothing to ask for."""
-
-
-class _LeanTrainer(DataParallelTrainer):
-    """Starts two processes and a second later less, each of which costs workers 1 % of a core."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ not in _NOT_NEEDED]
-
-    def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
-        settings["scaling_policy"] = _FixedSize(self.scaling_config)
-        return super()._initialize_and_run_controller(**settings)
 
 
 class Group:
@@ -63,7 +33,7 @@ class Group:
             folder: where Ray Train may keep what it wants to.
             assignment: what to do.
         """
-        self._trainer = _LeanTrainer(
+        self._trainer = LeanTrainer(
             _run_worker,
             train_loop_config={"assignment": assignment},
             scaling_config=scaling(workers),
@@ -75,6 +45,8 @@ class Group:
                     max_failures=0, controller_failure_limit=0, max_preemption_failures=0
                 ),
                 worker_runtime_env=runtime_env(),
+                # Its controller runs in the driver, who tells how it goes; its log files hold all.
+                logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             ),
         )
         self._results: dict[str, Any] | None = None

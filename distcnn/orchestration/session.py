@@ -16,6 +16,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distcnn.errors import UserError
 from distcnn.orchestration.guardian import guarded
@@ -23,8 +24,9 @@ from distcnn.orchestration.request import Node
 
 # How Ray Train watches its workers; read by its controller, which runs on the driver's node.
 TRAIN_SETTINGS = {
-    # Seconds between two looks: by default 2, which is also how long each start and end waits.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Seconds between two looks: by default 2, which is also how long each start and end waits;
+    # each costs workers on the same cores a millisecond.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Seconds without an answer after which a worker counts as hung: by default 600.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
     # Seconds for the workers of a group to be placed; waiting for nodes is done before that.
@@ -167,10 +169,24 @@ def _embedded(folder: Path) -> Generator[Session]:
             _temp_dir=str(folder),
             _node_ip_address=_LOOPBACK,
         )
+    _end_bystanders()
     try:
         yield Session(is_embedded=True, folder=folder)
     finally:
         ray.shutdown()
+
+
+def _end_bystanders() -> None:
+    """End what an embedded Ray has no use for: an autoscaler, a dashboard, a reader of logs.
+
+    They would take time and memory from the workers, most of it while those start.
+    """
+    from ray._private.worker import global_worker
+
+    node: Any = global_worker.node
+    node.kill_monitor(check_alive=False)
+    node.kill_dashboard(check_alive=False)
+    node.kill_log_monitor(check_alive=False)
 
 
 @contextmanager

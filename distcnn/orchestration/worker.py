@@ -30,7 +30,7 @@ from distcnn.orchestration.mailbox import (
     WorkerProcess,
 )
 from distcnn.orchestration.meeting import join, open_store
-from distcnn.progress import EpochReport, StepReport, Watcher
+from distcnn.progress import Watcher
 from distcnn.run_directory.run import storage_errors_explained
 from distcnn.training import provenance
 from distcnn.training.control import Control
@@ -76,7 +76,7 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
     config = RunConfig.from_plain(assignment.config)
     run = assignment.run
     # Before the workers meet, who then wait for each other: it may have to be downloaded here.
-    watcher = _watcher(line, workers)
+    watcher = PostingWatcher(line) if workers.is_first else _SilentWatcher()
     dataset = load(config.data.source, config.data.directory, watcher.note)
     if dataset.sha256 != assignment.data_sha256:
         raise UserError(
@@ -143,48 +143,8 @@ def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProc
     return processes
 
 
-class _ReportingWatcher:
-    """Tells Ray the measures of each epoch, as all workers have to; passes on what it is told."""
-
-    def __init__(self, watcher: Watcher | None) -> None:
-        self._watcher = watcher
-
-    def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
-        """Training starts, or goes on."""
-        if self._watcher:
-            self._watcher.begin(num_epochs, steps_per_epoch)
-
-    def step(self, report: StepReport) -> None:
-        """Some steps are done."""
-        if self._watcher:
-            self._watcher.step(report)
-
-    def epoch(self, report: EpochReport) -> None:
-        """An epoch is done and validated."""
-        ray.train.report(
-            {
-                "epoch": report.epoch,
-                "train/loss": report.train_loss,
-                "val/loss": report.val_loss,
-                "val/accuracy": report.val_accuracy,
-            }
-        )
-        if self._watcher:
-            self._watcher.epoch(report)
-
-    def note(self, message: str) -> None:
-        """Something the user should know."""
-        if self._watcher:
-            self._watcher.note(message)
-
-    def end(self) -> None:
-        """Training is over, in whatever way."""
-        if self._watcher:
-            self._watcher.end()
-
-
-def _watcher(line: MailboxLine, workers: Workers) -> Watcher:
-    return _ReportingWatcher(PostingWatcher(line) if workers.is_first else None)
+class _SilentWatcher(Watcher):
+    """Of the other workers, which are where the first one is."""
 
 
 @contextmanager
