@@ -137,9 +137,10 @@ def preflight(
     with session.connected(address) as connected:
         if connected.is_embedded:
             decided = _decide_here(config, watcher).config
+            _refuse_what_can_never_run(decided)
         else:
             decided = _workers_decided(config, session.alive_nodes())
-        _refuse_what_can_never_run(decided)
+            _refuse_what_can_never_run_there(decided)
         from distcnn.orchestration.preflight import examine
 
         return examine(decided, session.alive_nodes(), storage, watcher).findings
@@ -197,9 +198,17 @@ def _decide_here(config: RunConfig, watcher: Watcher) -> _Decided:
 
 
 def _refuse_what_can_never_run(config: RunConfig) -> None:
-    lacking = shortfall(Request.of(config.workers), session.alive_nodes(), session.nodes_to_come())
+    lacking = shortfall(Request.of(config.workers), session.alive_nodes())
     if lacking is not None:
         raise UserError(lacking)
+
+
+def _refuse_what_can_never_run_there(config: RunConfig) -> None:
+    from distcnn.orchestration.autoscaler import may_add_nodes
+
+    # Otherwise its autoscaler has the word, once the workers wait for their places.
+    if not may_add_nodes():
+        _refuse_what_can_never_run(config)
 
 
 def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> _Decided:
@@ -209,12 +218,14 @@ def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location)
 
     nodes = session.alive_nodes()
     asked = _workers_decided(config, nodes)
-    _refuse_what_can_never_run(asked)
+    _refuse_what_can_never_run_there(asked)
     checked = examine(asked, nodes, storage, watcher)
     if any_failed(checked.findings):
         print_findings(checked.findings)
         raise UserError("preflight failed, and nothing was started; mend what is marked `fail`")
-    watcher.note(f"Preflight passed: {len(checked.findings)} checks on {len(nodes)} node(s)")
+    watcher.note(
+        f"Preflight passed: {len(checked.findings)} checks on {len(checked.nodes)} node(s)"
+    )
     first = checked.workers[0]
     chosen = asked.training.precision
     if chosen == "auto":

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
@@ -32,7 +33,7 @@ from distcnn.orchestration.probe import (
 )
 from distcnn.orchestration.request import Node, Request
 from distcnn.orchestration.room import reserved
-from distcnn.orchestration.session import runtime_env
+from distcnn.orchestration.session import alive_nodes, runtime_env
 from distcnn.progress import Watcher
 
 # For a node to answer: it may have to start Python from a slow disk first.
@@ -61,9 +62,19 @@ def examine(
     """
     watcher.note(f"Preflight: looking at {_nodes(len(nodes))}, then at the workers' places")
     facts, failures = _look_at_nodes(config, nodes, storage)
+    request = Request.of(config.workers)
+    with reserved(
+        request, config.recovery.wait_for_workers_seconds, lambda: None, watcher
+    ) as places:
+        # An autoscaler may have added some.
+        known = {node.id for node in nodes}
+        more = [node for node in alive_nodes() if node.id not in known]
+        if more:
+            new_facts, new_failures = _look_at_nodes(config, more, storage)
+            facts, failures = [*facts, *new_facts], [*failures, *new_failures]
+        workers, of_workers = _look_at_workers(config, request, places)
     findings = [*failures, *_versions(facts), *_storage(facts, storage), *_data(facts)]
-    workers, more = _look_at_workers(config, watcher)
-    return Preflight([*findings, *more], facts, workers)
+    return Preflight([*findings, *of_workers], facts, workers)
 
 
 def _look_at_nodes(
@@ -151,36 +162,33 @@ def _data(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
 
 
 def _look_at_workers(
-    config: RunConfig, watcher: Watcher
+    config: RunConfig, request: Request, places: PlacementGroup
 ) -> tuple[list[WorkerFacts], list[Finding]]:
-    request = Request.of(config.workers)
-    limit = config.recovery.wait_for_workers_seconds
-    with reserved(request, limit, lambda: None, watcher) as group:
-        actors: list[Any] = [
-            ray.remote(ProbeWorker)
-            .options(
-                num_cpus=request.resources["CPU"],
-                num_gpus=request.resources.get("GPU", 0),
-                runtime_env=runtime_env(),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    group, placement_group_bundle_index=rank
-                ),
-            )
-            .remote(rank)
-            for rank in range(request.count)
-        ]
-        try:
-            looks = [actor.look.remote(config) for actor in actors]
-            facts: list[WorkerFacts] = ray.get(looks, timeout=_ANSWER_SECONDS)
-            findings = [*_alike(facts), *_gpus(config, facts)]
-            if not any(finding.status == "fail" for finding in findings):
-                findings.append(_all_reduce(config, actors))
-            return facts, findings
-        except RayError as error:
-            return [], [Finding("fail", "workers", _unanswered(error))]
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+    actors: list[Any] = [
+        ray.remote(ProbeWorker)
+        .options(
+            num_cpus=request.resources["CPU"],
+            num_gpus=request.resources.get("GPU", 0),
+            runtime_env=runtime_env(),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                places, placement_group_bundle_index=rank
+            ),
+        )
+        .remote(rank)
+        for rank in range(request.count)
+    ]
+    try:
+        looks = [actor.look.remote(config) for actor in actors]
+        facts: list[WorkerFacts] = ray.get(looks, timeout=_ANSWER_SECONDS)
+        findings = [*_alike(facts), *_gpus(config, facts)]
+        if not any(finding.status == "fail" for finding in findings):
+            findings.append(_all_reduce(config, actors))
+        return facts, findings
+    except RayError as error:
+        return [], [Finding("fail", "workers", _unanswered(error))]
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
 def _alike(facts: Sequence[WorkerFacts]) -> Iterator[Finding]:

@@ -15,13 +15,12 @@ _UNIT = 1e-4
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a cluster, or one that its autoscaler could add."""
+    """A machine of a cluster."""
 
     id: str
     host: str
     resources: Mapping[str, float]
-    labels: Mapping[str, str] | None
-    """None where they are not known."""
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,7 @@ def capacity(request: Request, nodes: Iterable[Node]) -> int:
 
 
 def _room(request: Request, node: Node) -> int:
-    labels = node.labels
-    if labels is not None and not all(
-        matches(value, labels.get(key)) for key, value in request.labels.items()
-    ):
+    if not all(matches(value, node.labels.get(key)) for key, value in request.labels.items()):
         return 0
     return min(
         int((node.resources.get(name, 0) + _UNIT / 2) / amount)
@@ -80,23 +76,21 @@ def matches(selector: str, label: str | None) -> bool:
     return (label in allowed) != negated
 
 
-def shortfall(request: Request, nodes: Sequence[Node], to_come: Sequence[Node]) -> str | None:
-    """What to tell of a request that can never be met: asked, there, fitting; None if it can.
+def shortfall(request: Request, nodes: Sequence[Node]) -> str | None:
+    """What to tell of a request that nodes cannot meet: asked, there, fitting; None if they can.
 
     Args:
         request: what is asked.
         nodes: what there is.
-        to_come: what the autoscaler could add.
     """
-    most = capacity(request, [*nodes, *to_come])
+    most = capacity(request, nodes)
     if most >= request.count:
         return None
     lines = [
         "the cluster can never run this:",
         f"  asked: {request}",
         *(f"  there: {_describe_node(node)}" for node in nodes),
-        *(f"  could be added: {text}" for text in dict.fromkeys(map(_describe_node, to_come))),
-        f"  would fit: {_what_fits(request, [*nodes, *to_come], most)}",
+        f"  would fit: {_what_fits(request, nodes, most)}",
     ]
     return "\n".join(lines)
 

@@ -10,7 +10,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from distcnn.errors import UserError
-from distcnn.orchestration.request import Request
+from distcnn.orchestration import autoscaler
+from distcnn.orchestration.request import Request, shortfall
 from distcnn.orchestration.session import alive_nodes
 from distcnn.progress import Watcher, duration
 
@@ -35,7 +36,7 @@ def reserved(
         watcher: told that there is a wait, and again every half a minute.
 
     Raises:
-        UserError: it did not become free in time.
+        UserError: it did not become free in time, or never can, as the cluster's autoscaler says.
     """
     group = placement_group(
         [dict(request.resources)] * request.count,
@@ -47,6 +48,7 @@ def reserved(
     try:
         while not group.wait(_LOOK_EVERY_SECONDS):
             check()
+            _refuse_what_can_never_be(request, group)
             waited = time.monotonic() - began
             if waited > limit_seconds:
                 raise UserError(
@@ -63,6 +65,12 @@ def reserved(
         yield group
     finally:
         remove_placement_group(group)
+
+
+def _refuse_what_can_never_be(request: Request, group: PlacementGroup) -> None:
+    lacking = shortfall(request, alive_nodes())
+    if lacking is not None and autoscaler.can_never_place(group):
+        raise UserError(f"{lacking}\n  its autoscaler: cannot add such nodes, or as many")
 
 
 def _what_is_free() -> str:

@@ -11,7 +11,6 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,10 +55,6 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 _KNOCK_SECONDS = 10.0
 # Folders, which are looked for on every node.
 _TRAVELLING = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
-# Stands for a group of nodes without a limit.
-_MANY = 1024
-# The label by which a node tells its group.
-_NODE_GROUP = "ray.io/node-group"
 # Ray adds 65 characters for its sockets; the system takes 107.
 _LONGEST_FOLDER = 40
 
@@ -235,19 +230,6 @@ def alive_nodes() -> list[Node]:
         )
         for node in ray.nodes()
         if node["Alive"]
-    ]
-
-
-def nodes_to_come() -> list[Node]:
-    """The nodes that the cluster's autoscaler could add; none where there is no autoscaler."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
-    there = Counter((node.labels or {}).get(_NODE_GROUP) for node in alive_nodes())
-    return [
-        Node(id="", host=group.name, resources=dict(group.resources), labels=None)
-        for group in (config.node_group_configs if config else [])
-        for _ in range(_MANY if group.max_count < 0 else group.max_count - there[group.name])
     ]
 
 

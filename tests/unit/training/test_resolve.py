@@ -48,7 +48,7 @@ def test_a_share_below_the_least_is_the_least(monkeypatch: pytest.MonkeyPatch, c
     )
     config, _ = resolve(asked, PlainWatcher())
     assert config.workers.cpus == 0.01
-    lacking = shortfall(Request.of(config.workers), [Node("", "here", {"CPU": 2}, {})], [])
+    lacking = shortfall(Request.of(config.workers), [Node("", "here", {"CPU": 2}, {})])
     assert lacking is not None
     assert lacking.endswith("would fit: workers.count=200")
 
