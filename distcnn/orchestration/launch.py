@@ -278,7 +278,11 @@ def _supervise(
     try:
         # After Ray has been started, which takes SIGTERM for itself.
         with control.listening():
-            return supervise(job)
+            result = supervise(job)
+            if result.results["status"] == "failed" and connected.is_embedded:
+                connected.keep_logs(run.ray_logs)
+                watcher.note(f"The workers' logs are kept in {run.ray_logs}")
+            return result
     except InterruptedNow:
         raise KeyboardInterrupt from None
     except RayError as error:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import socket
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from distcnn.errors import UserError
 from distcnn.files import write_atomically
 from distcnn.location import Location
 
-_PACKAGES = ("ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 # A shared file system may show another node's file a little later.
 _VISIBLE_WITHIN_SECONDS = 5.0
 _MEASURED_SECONDS = 2.0
@@ -53,14 +50,14 @@ class WorkerFacts:
 
 def software() -> dict[str, str]:
     """The versions that have to be equal on all nodes, and a digest of this package's files."""
+    from distcnn.training import provenance
+
     digest = hashlib.sha256()
     package = Path(distcnn.__file__).parent
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode())
         digest.update(path.read_bytes())
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in _PACKAGES},
+    return provenance.versions() | {
         "distcnn": f"{distcnn.__version__} ({digest.hexdigest()[:8]})",
     }
 

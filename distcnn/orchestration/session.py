@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.errors import UserError
+from distcnn.files import write_atomically
+from distcnn.location import Location
 from distcnn.orchestration.guardian import guarded
 from distcnn.orchestration.request import Node
 
@@ -50,6 +52,8 @@ _QUIET_SETTINGS = {
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
 _LOOPBACK = "127.0.0.1"
+# What tells why workers ended: their output, a crash's stack among it, and Ray Train's own view.
+_KEPT_LOGS = ("worker-*.err", "worker-*.out", "train/*.log")
 # Nothing large goes through Ray's object store here.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _KNOCK_SECONDS = 10.0
@@ -80,6 +84,14 @@ class Session:
 
         context = ray.get_runtime_context()
         return f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
+
+    def keep_logs(self, folder: Location) -> None:
+        """Copy what workers and Ray Train have written, which an embedded Ray takes with it."""
+        for pattern in _KEPT_LOGS:
+            for path in sorted(Path(self.logs).glob(pattern)):
+                if path.stat().st_size:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_atomically(folder / path.name, path.read_bytes())
 
 
 def given_address(option: str | None) -> str | None:

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "lease"
 
     @property
+    def ray_logs(self) -> Location:
+        """Folder of the workers' logs, where a launch on this machine has failed."""
+        return self.path / "ray-logs"
+
+    @property
     def metrics_path(self) -> Location:
         """Learning curves."""
         return self.path / "metrics.csv"

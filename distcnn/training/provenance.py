@@ -25,7 +25,7 @@ from distcnn.data.dataset import Dataset
 from distcnn.errors import UserError
 from distcnn.run_directory.run import RunDirectory
 
-_PACKAGES = ("distcnn", "torch", "pytorch-lightning", "torchmetrics", "numpy")
+_PACKAGES = ("distcnn", "ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 
 
 Launcher = Literal["local", "ray"]

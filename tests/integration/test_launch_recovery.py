@@ -214,6 +214,7 @@ def test_out_of_memory_twice_at_one_step_is_not_tried_a_third_time(tmp_path: Pat
     assert restarts(run) == 1
     assert "twice at step 10" in output
     assert "training.num_shards=2" in output
+    assert any((run / "ray-logs").glob("worker-*"))
     assert json.loads((run / "results.json").read_bytes())["status"] == "failed"
 
 
