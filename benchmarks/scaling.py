@@ -132,13 +132,13 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
     import gc
     import os
 
+    from distcnn.collectives import HostCollectives
     from distcnn.config import RunConfig
     from distcnn.data.module import Batch
     from distcnn.flat_weights import FlatWeights
     from distcnn.module import ImageClassifier, build_optimizer
     from distcnn.training import precision
     from distcnn.training.process import keep_freed_memory
-    from distcnn.vector_sum import SharedMemorySum
     from distcnn.workers import Workers
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -169,12 +169,12 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
 
     steps = {num_images: step_seconds(num_images) for num_images in _MEASURED_IMAGES}
     vector = torch.zeros(module.weights.vector.numel() + module.weights.statistics.numel() + 2)
-    add_up = SharedMemorySum(2)
+    collectives = HostCollectives(distributed.PrefixStore("sum", store), rank, 2)
     sums: list[float] = []
     for _ in range(_NUM_STEPS):
         distributed.barrier()
         started = time.perf_counter()
-        add_up(vector)
+        collectives.add_up(vector)
         sums.append(time.perf_counter() - started)
     if rank == 0:
         found = {

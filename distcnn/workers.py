@@ -8,26 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import torch
-from torch import distributed
 
-from distcnn.vector_sum import VectorSum
+from distcnn.collectives import Collectives
 
 
 @dataclass
 class Workers:
     """One worker's view of all of them; alone unless told otherwise.
 
-    With `count` above 1, torch's default process group has to exist.
+    Several have `collectives`, by which they are joined.
     """
 
     rank: int = 0
     """Of this worker, from 0."""
     count: int = 1
-    vector_sum: VectorSum | None = field(default=None, repr=False)
-    """How several workers add up."""
+    collectives: Collectives | None = field(default=None, repr=False)
     _wishes_to_stop: bool = False
     _carried: torch.Tensor | None = field(default=None, repr=False)
 
@@ -59,28 +56,24 @@ class Workers:
             return list(parts)
         wish = parts[0].new_full((1,), float(self._wishes_to_stop))
         message = torch.cat([*(part.reshape(-1) for part in parts), wish])
-        assert self.vector_sum is not None, "several workers have a way to add up"
-        total = self.vector_sum(message)
+        total = self._joined_by.add_up(message)
         *sums, self._carried = total.split([*(part.numel() for part in parts), 1])
         return [each.view_as(part) for each, part in zip(sums, parts, strict=True)]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """All workers' rows, `(n, ...)` each and n its own, in the order of their ranks."""
-        if self.count == 1:
-            return rows
-        counts = torch.zeros(self.count, dtype=torch.int64, device=rows.device)
-        counts[self.rank] = len(rows)
-        distributed.all_reduce(counts)
-        ends = list(accumulate(counts.tolist()))
-        everything = rows.new_zeros(ends[-1], *rows.shape[1:])
-        everything[ends[self.rank] - len(rows) : ends[self.rank]] = rows
-        distributed.all_reduce(everything)  # Exact: to each row the others add zeros.
-        return everything
+        return rows if self.count == 1 else self._joined_by.gather(rows)
 
     def broadcast(self, content: bytes | None) -> bytes | None:
         """The first worker's content, to all."""
-        if self.count == 1:
-            return content
-        holder = [content]
-        distributed.broadcast_object_list(holder)
-        return holder[0]
+        return content if self.count == 1 else self._joined_by.broadcast(content)
+
+    def part(self) -> None:
+        """Have nothing more to say to the others."""
+        if self.count > 1:
+            self._joined_by.close()
+
+    @property
+    def _joined_by(self) -> Collectives:
+        assert self.collectives is not None, "several workers are joined by something"
+        return self.collectives

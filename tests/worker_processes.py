@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -14,8 +15,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch.distributed import distributed_c10d
+
+from distcnn.collectives import Collectives, GroupCollectives, HostCollectives
+
 # To start, and for each piece of work; a machine that is busy with something else is no failure.
 _TIMEOUT_SECONDS = 60.0
+
+
+# The processes are called in step, so they count alike.
+_names = itertools.count()
+
+
+def join(way: type, rank: int, count: int) -> Collectives:
+    """In a worker process: collectives of that kind, as if the workers had just met."""
+    if way is GroupCollectives:
+        return GroupCollectives()
+    store = distributed_c10d._get_default_store()
+    return HostCollectives(distributed_c10d.PrefixStore(f"{next(_names)}", store), rank, count)
 
 
 class WorkerProcesses:

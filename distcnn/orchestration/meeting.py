@@ -1,4 +1,4 @@
-"""How worker processes come together as torch's process group."""
+"""How worker processes find each other, and what joins them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import ray
 import torch
 from torch import distributed
 
-# For a worker that is stuck where Ray sees it answer; a save to slow storage has to fit in.
-_COLLECTIVE_TIMEOUT = timedelta(seconds=300)
+from distcnn.collectives import (
+    TIMEOUT_SECONDS,
+    Collectives,
+    GroupCollectives,
+    HostCollectives,
+    host_memory_works,
+)
+
+_TIMEOUT = timedelta(seconds=TIMEOUT_SECONDS)
 
 
 def open_store(count: int) -> tuple[distributed.TCPStore, str]:
@@ -29,34 +36,46 @@ def open_store(count: int) -> tuple[distributed.TCPStore, str]:
         port,
         count,
         is_master=True,
+        timeout=_TIMEOUT,
         wait_for_workers=False,
         master_listen_fd=server.detach(),
     )
     return store, f"{host}:{port}"
 
 
+def find_store(address: str, count: int) -> distributed.TCPStore:
+    """The first worker's store, for the other ones."""
+    host, _, port = address.rpartition(":")
+    return distributed.TCPStore(host, int(port), count, is_master=False, timeout=_TIMEOUT)
+
+
 def join(
-    address: str, store: distributed.TCPStore | None, rank: int, count: int, use_gpu: bool
-) -> None:
-    """Form the default process group with the others.
+    store: distributed.Store, rank: int, count: int, *, use_gpu: bool, on_one_host: bool
+) -> Collectives:
+    """Join the others in the fastest way.
 
     Args:
-        address: of the first worker's store.
-        store: that store, in the first worker itself.
+        store: in which they have met.
         rank: of this worker.
         count: of workers.
         use_gpu: whether they compute on GPUs, one each.
+        on_one_host: whether all of them are.
     """
-    if store is None:
-        host, _, port = address.rpartition(":")
-        store = distributed.TCPStore(host, int(port), count, is_master=False)
+    if on_one_host and not use_gpu and host_memory_works():
+        return HostCollectives(store, rank, count)
+    form_group(store, rank, count, use_gpu=use_gpu)
+    return GroupCollectives()
+
+
+def form_group(store: distributed.Store, rank: int, count: int, *, use_gpu: bool) -> None:
+    """Form torch's default process group; see `join`."""
     _choose_interface(ray.util.get_node_ip_address())
     distributed.init_process_group(
         "nccl" if use_gpu else "gloo",
         store=store,
         rank=rank,
         world_size=count,
-        timeout=_COLLECTIVE_TIMEOUT,
+        timeout=_TIMEOUT,
         device_id=torch.device("cuda", 0) if use_gpu else None,
     )
 

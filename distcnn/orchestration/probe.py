@@ -145,10 +145,11 @@ class ProbeWorker:
         import torch
         from torch import distributed
 
-        from distcnn.orchestration.meeting import join
+        from distcnn.orchestration.meeting import find_store, form_group
 
         torch.set_num_threads(threads)
-        join(address, self._store, self._rank, count, use_gpu)
+        store = self._store or find_store(address, count)
+        form_group(store, self._rank, count, use_gpu=use_gpu)
         device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
         vector = torch.ones(_MEASURED_BYTES // 4, device=device)
         distributed.all_reduce(vector)

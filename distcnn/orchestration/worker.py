@@ -17,7 +17,6 @@ import ray
 import ray.train
 from torch import distributed
 
-from distcnn import vector_sum
 from distcnn.config import RunConfig
 from distcnn.data.dataset import load
 from distcnn.errors import UserError
@@ -29,7 +28,7 @@ from distcnn.orchestration.mailbox import (
     PostingWatcher,
     WorkerProcess,
 )
-from distcnn.orchestration.meeting import join, open_store
+from distcnn.orchestration.meeting import find_store, join, open_store
 from distcnn.progress import Watcher
 from distcnn.run_directory.run import storage_errors_explained
 from distcnn.training import provenance
@@ -44,6 +43,8 @@ from distcnn.workers import Workers
 
 # What torch's process groups say when another worker is gone.
 _PEER_IS_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Broken pipe")
+# With the first worker goes the store in which all met.
+_NO_STORE = (distributed.DistNetworkError, distributed.DistStoreError)
 # In which Ray notices the death that this worker has noticed, and can tell whose it was.
 _LET_RAY_NOTICE_SECONDS = 1.0
 # For the slowest node to get its data.
@@ -66,7 +67,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
             with _warnings_posted(workers.rank, line):
                 return _train(assignment, workers, line)
         except RuntimeError as error:
-            if not any(words in str(error) for words in _PEER_IS_GONE):
+            is_about_a_peer = any(words in str(error) for words in _PEER_IS_GONE)
+            if not (is_about_a_peer or isinstance(error, _NO_STORE)):
                 raise
             time.sleep(_LET_RAY_NOTICE_SECONDS)
             raise WorkerError("peer", f"a worker is gone: {_first_line(error)}") from error
@@ -85,10 +87,6 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
         )
     processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
     hosts = tuple(process.host for process in processes)
-    if workers.count > 1:
-        on_one_node = len({process.node_id for process in processes}) == 1
-        share_memory = on_one_node and not config.workers.gpus
-        workers.vector_sum = vector_sum.choose(workers.count, share_memory=share_memory)
     control = Control(
         workers,
         config.training.checkpoint_every_steps,
@@ -116,13 +114,12 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
         elif workers.is_first:
             ground = Ground.here(config, dataset)
             results = record_end(config, run, outcome, place.fence, ground, hosts)
-    if workers.count > 1:
-        distributed.destroy_process_group()
+    workers.part()
     return results
 
 
 def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProcess]:
-    """Form the process group; where each worker runs, by rank."""
+    """Have the workers joined; where each of them runs, by rank."""
     node_id = ray.get_runtime_context().get_node_id()
     process = WorkerProcess(workers.rank, socket.gethostname(), node_id, os.getpid())
     line.begin(process)
@@ -139,7 +136,13 @@ def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProc
             raise WorkerError("lost", f"only {len(processes)} of {workers.count} workers came up")
         time.sleep(_MEETING_PAUSE_SECONDS)
     if workers.count > 1:
-        join(address, store, workers.rank, workers.count, use_gpu)
+        workers.collectives = join(
+            store or find_store(address, workers.count),
+            workers.rank,
+            workers.count,
+            use_gpu=use_gpu,
+            on_one_host=len({process.node_id for process in processes}) == 1,
+        )
     return processes
 
 

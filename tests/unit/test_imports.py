@@ -20,7 +20,7 @@ LEVELS = (
     {"s3_client"},
     {"object_store"},
     {"location"},
-    {"config", "files", "vector_sum"},
+    {"config", "files", "collectives"},
     {
         "config_file",
         "growing_file",

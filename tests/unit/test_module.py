@@ -8,12 +8,13 @@ from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from distcnn import onednn
+from distcnn.collectives import HostCollectives
 from distcnn.data.module import ImageDataModule, to_float
 from distcnn.module import ImageClassifier
 from distcnn.network import build_network
 from distcnn.training.process import build_trainer
 from distcnn.workers import Workers
-from tests.worker_processes import WorkerProcesses
+from tests.worker_processes import WorkerProcesses, join
 
 # Lightning asks torch's trees in a way that newer torch would have it not do.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
@@ -227,11 +228,18 @@ class InTurn:
     def __init__(self):
         self.messages = []
 
-    def __call__(self, vector):
+    def add_up(self, vector):
         self.messages.append(vector.clone())
         return vector
 
-    def total(self, vector):
+
+class Total:
+    """Gives each of them the sum of all."""
+
+    def __init__(self, messages):
+        self.messages = messages
+
+    def add_up(self, vector):
         assert any(torch.equal(vector, message) for message in self.messages)
         return functools.reduce(torch.add, self.messages)
 
@@ -240,11 +248,11 @@ class InTurn:
 def step_of(tiny_dataset, tiny_config):
     """The loss of one step by `count` workers, and what each of them holds after it."""
 
-    def worker(rank, count, vector_sum, sections):
+    def worker(rank, count, collectives, sections):
         config = tiny_config.with_values(
             **{**sections, "workers": {"count": count, "cpus": 1, "gpus": 0}}
         )
-        workers = Workers(rank, count, vector_sum)
+        workers = Workers(rank, count, collectives)
         data = ImageDataModule(tiny_dataset, config, CPU, workers)
         module = ImageClassifier(config, num_steps=1, workers=workers)
         optimizer = module.configure_optimizers()
@@ -255,7 +263,7 @@ def step_of(tiny_dataset, tiny_config):
         in_turn = InTurn()
         for rank in range(count):
             worker(rank, count, in_turn, sections)
-        return [worker(rank, count, in_turn.total, sections) for rank in range(count)]
+        return [worker(rank, count, Total(in_turn.messages), sections) for rank in range(count)]
 
     return step_of
 
@@ -306,7 +314,8 @@ def test_the_statistics_are_averaged_by_the_workers_shares(step_of):
 
 def measured_by(rank, count, config, dataset, split):
     """One worker's part in an evaluation, by Lightning's own loop."""
-    workers = Workers(rank, count)
+    together = join(HostCollectives, rank, count) if count > 1 else None
+    workers = Workers(rank, count, together)
     module = ImageClassifier(config, num_steps=1, workers=workers)
     data = ImageDataModule(dataset, config, CPU, workers)
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 
+from distcnn.collectives import GroupCollectives
 from distcnn.training.control import CONTINUE, Control, Decision, InterruptedNow
 from distcnn.workers import Workers
 
@@ -68,11 +69,21 @@ def test_it_can_be_used_off_the_main_thread() -> None:
 # Several workers: the wish of any travels with the sums.
 
 
+class Summed(GroupCollectives):
+    """Of two workers, of which so many wish to stop."""
+
+    def __init__(self, num_wishing: int) -> None:
+        self._num_wishing = num_wishing
+
+    def add_up(self, vector: torch.Tensor) -> torch.Tensor:
+        return vector.new_tensor([2.0, float(self._num_wishing)])
+
+
 def two_workers_after_a_step(*wishing: int, listen_every_steps: int = 1) -> tuple[Control, Control]:
     """The controls of two workers that have added up, once some were asked to stop."""
     controls: list[Control] = []
     for rank in range(2):
-        workers = Workers(rank, 2, lambda vector: vector.new_tensor([2.0, float(len(wishing))]))
+        workers = Workers(rank, 2, Summed(len(wishing)))
         control = Control(workers, listen_every_steps=listen_every_steps)
         if rank in wishing:
             control.request_stop("SIGTERM", signal.SIGTERM)

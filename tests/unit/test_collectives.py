@@ -1,4 +1,4 @@
-"""Workers add up in the order of their ranks, whatever joins them: the same bits on each."""
+"""What workers do together comes out alike on all of them, whatever joins them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distcnn.vector_sum import ProcessGroupSum, SharedMemorySum, choose, shared_memory_works
-from tests.worker_processes import WorkerProcesses
+from distcnn.collectives import GroupCollectives, HostCollectives, host_memory_works
+from tests.worker_processes import WorkerProcesses, join
 
-WAYS = [ProcessGroupSum, *([SharedMemorySum] if shared_memory_works() else [])]
+WAYS = [GroupCollectives, *([HostCollectives] if host_memory_works() else [])]
 NUM_CALLS = 20
 
 
@@ -40,24 +40,44 @@ def sum_in_turn(count: int, call: int, size: int, seed: int) -> torch.Tensor:
     return reduce(add, [vector_of(rank, call, size, seed) for rank in range(count)])
 
 
+def rows_of(rank: int, num_rows: int) -> torch.Tensor:
+    return torch.randn(num_rows, 3, generator=torch.Generator().manual_seed(rank))
+
+
+def labels_of(rank: int, num_rows: int) -> torch.Tensor:
+    return torch.arange(num_rows) + 100 * rank
+
+
+def gather(rank: int, count: int, way: type, sizes: list[int]) -> list[torch.Tensor]:
+    together = join(way, rank, count)
+    mine = rows_of(rank, sizes[rank]), labels_of(rank, sizes[rank])
+    return [together.gather(rows) for rows in mine]
+
+
+def broadcast(rank: int, count: int, way: type, content: bytes | None) -> bytes | None:
+    together = join(way, rank, count)
+    return together.broadcast(content if rank == 0 else b"of no interest")
+
+
 def add_up(rank: int, count: int, way: type, size: int, seed: int) -> list[torch.Tensor]:
-    vector_sum = way(count)
-    return [vector_sum(vector_of(rank, call, size, seed)).clone() for call in range(NUM_CALLS)]
+    together = join(way, rank, count)
+    vectors = [vector_of(rank, call, size, seed) for call in range(NUM_CALLS)]
+    return [together.add_up(vector).clone() for vector in vectors]
 
 
 def use_and_drop(rank: int, count: int) -> list[str]:
-    """What of the shared memory is still mapped or open once the sum is forgotten."""
-    SharedMemorySum(count)(torch.ones(1000))
+    """What of the shared memory is still mapped or open once all have parted."""
+    together = join(HostCollectives, rank, count)
+    together.add_up(torch.ones(1000))
+    together.gather(torch.ones(10))
+    together.close()
+    del together
     gc.collect()
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     # The folder itself is open while it is listed, and no more afterwards.
     links = [link for link in Path("/proc/self/fd").iterdir() if os.path.lexists(link)]
     opened = [str(link.readlink()) for link in links]
     return [line for line in mapped + opened if "memfd:distcnn" in line]
-
-
-def chosen(rank: int, count: int, share_memory: bool) -> str:
-    return type(choose(count, share_memory=share_memory)).__name__
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -84,12 +104,32 @@ def test_the_order_matters_for_these_numbers() -> None:
     assert not same_bits(reduce(add, vectors), reduce(add, reversed(vectors)))
 
 
-@pytest.mark.skipif(not shared_memory_works(), reason="no memory to share on this system")
+@pytest.mark.skipif(not host_memory_works(), reason="no memory to share on this system")
 def test_shared_memory_leaves_nothing_behind(group: WorkerProcesses) -> None:
     assert group.call(use_and_drop) == [[]] * group.count
 
 
-def test_memory_is_shared_only_where_it_is_said_to_be(group: WorkerProcesses) -> None:
-    shared = "SharedMemorySum" if shared_memory_works() else "ProcessGroupSum"
-    assert set(group.call(chosen, True)) == {shared}
-    assert set(group.call(chosen, False)) == {"ProcessGroupSum"}
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_are_gathered_in_the_order_of_ranks(
+    group: WorkerProcesses, way: type, data: st.DataObject
+) -> None:
+    sizes = data.draw(st.lists(st.integers(0, 5), min_size=group.count, max_size=group.count))
+    for rows, labels in group.call(gather, way, sizes):
+        assert torch.equal(rows, torch.cat([rows_of(*pair) for pair in enumerate(sizes)]))
+        assert torch.equal(labels, torch.cat([labels_of(*pair) for pair in enumerate(sizes)]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_at_all_can_be_gathered(group: WorkerProcesses, way: type) -> None:
+    for rows, labels in group.call(gather, way, [0] * group.count):
+        assert (rows.shape, labels.shape) == ((0, 3), (0,))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("content", [None, b"", bytes(range(256)) * 5000])
+def test_the_first_worker_s_content_reaches_all(
+    group: WorkerProcesses, way: type, content: bytes | None
+) -> None:
+    assert group.call(broadcast, way, content) == [content] * group.count
