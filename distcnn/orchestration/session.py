@@ -177,6 +177,7 @@ def _embedded(folder: Path) -> Generator[Session]:
             _node_ip_address=_LOOPBACK,
         )
     _end_bystanders()
+    _have_ray_print_nothing()
     try:
         yield Session(is_embedded=True, folder=folder)
     finally:
@@ -196,6 +197,16 @@ def _end_bystanders() -> None:
     node.kill_log_monitor(check_alive=False)
 
 
+def _have_ray_print_nothing() -> None:
+    """End the thread that prints ten lines of guesses, to stdout, on each worker that dies."""
+    from ray._private.worker import global_worker
+
+    worker: Any = global_worker
+    worker.threads_stopped.set()
+    worker.gcs_error_subscriber.close()
+    worker.listener_thread.join()
+
+
 @contextmanager
 def _given(address: str, folder: Path) -> Generator[Session]:
     import ray
@@ -204,6 +215,7 @@ def _given(address: str, folder: Path) -> Generator[Session]:
         _knock(address)
         with _sigterm_kept():
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _have_ray_print_nothing()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"no Ray cluster can be reached at {address}: {str(error).splitlines()[0]}."

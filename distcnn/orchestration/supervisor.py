@@ -110,6 +110,8 @@ def supervise(job: Job) -> RunResult:
             f"{headline}: starting again from step {records[-1].step if records else 0}"
             f" (restart {budget.num_restarts})"
         )
+        count = job.config.workers.count
+        job.watcher.workers(WorkersReport(0, count, budget.num_restarts))
 
 
 def _leave_on_signal(control: Control) -> None:
