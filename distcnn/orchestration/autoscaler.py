@@ -1,6 +1,6 @@
 """What the autoscaler of a cluster tells: whether it may add nodes, and what it can never add.
 
-Ray has two. The newer one (of KubeRay and `ray up`, by default) names the placement groups that it
+Ray has two. The newer one (that of `ray up`, by default) names the placement groups that it
 can never make room for; it also runs on clusters that do not scale, and names them there. The older
 one only tells how it calls the kinds of its nodes; what it cannot add is waited for in vain.
 """

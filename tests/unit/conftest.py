@@ -4,10 +4,18 @@ from hypothesis import settings
 
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
+from tests.worker_processes import WorkerProcesses
 
 # A machine that is busy with something else is no failure.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def group(request, tmp_path_factory):
+    """So many worker processes that have met."""
+    with WorkerProcesses(request.param, tmp_path_factory.mktemp("group")) as group:
+        yield group
 
 
 @pytest.fixture(scope="session")

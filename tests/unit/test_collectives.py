@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -19,14 +18,6 @@ from tests.worker_processes import WorkerProcesses, join
 
 WAYS = [GroupCollectives, *([HostCollectives] if host_memory_works() else [])]
 NUM_CALLS = 20
-
-
-@pytest.fixture(scope="module", params=[2, 3, 4])
-def group(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WorkerProcesses]:
-    with WorkerProcesses(request.param, tmp_path_factory.mktemp("group")) as group:
-        yield group
 
 
 def vector_of(rank: int, call: int, size: int, seed: int) -> torch.Tensor:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 
 from distcnn.collectives import GroupCollectives
@@ -12,14 +9,6 @@ from distcnn.workers import Workers
 from tests.worker_processes import WorkerProcesses
 
 NUM_CALLS = 4
-
-
-@pytest.fixture(scope="module", params=[2, 3, 4])
-def group(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WorkerProcesses]:
-    with WorkerProcesses(request.param, tmp_path_factory.mktemp("group")) as group:
-        yield group
 
 
 def answers(rank: int, count: int, who: int, at_call: int) -> tuple[list[bool], list[torch.Tensor]]:
