@@ -169,7 +169,9 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
 
     steps = {num_images: step_seconds(num_images) for num_images in _MEASURED_IMAGES}
     vector = torch.zeros(module.weights.vector.numel() + module.weights.statistics.numel() + 2)
-    collectives = HostCollectives(distributed.PrefixStore("sum", store), rank, 2)
+    pids: list[Any] = [None, None]
+    distributed.all_gather_object(pids, os.getpid())
+    collectives = HostCollectives(distributed.PrefixStore("sum", store), rank, pids)
     sums: list[float] = []
     for _ in range(_NUM_STEPS):
         distributed.barrier()

@@ -12,8 +12,8 @@ import mmap
 import os
 import platform
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -30,10 +30,16 @@ _SLEEP_SECONDS = 0.0002
 TIMEOUT_SECONDS = 300.0
 # Counters lie so far apart, in numbers of 8 bytes, that no two share a cache line.
 _COUNTER_STRIDE = 16
+_MEMORY_NAME = "distcnn"
 
 
 class Collectives(Protocol):
     """One way; made once by each worker, then called by all of them in step."""
+
+    @property
+    def name(self) -> str:
+        """What joins the workers."""
+        ...
 
     def add_up(self, vector: torch.Tensor) -> torch.Tensor:
         """The sum of all workers' vectors, which are alike in size from call to call."""
@@ -51,6 +57,10 @@ class Collectives(Protocol):
         """Part; nothing is called any more."""
 
 
+class PeerError(Exception):
+    """Another worker is gone, or does not take part."""
+
+
 def host_memory_works() -> bool:
     """Whether it is known to: what x86 writes first is seen first, and Linux has memfd."""
     return hasattr(os, "memfd_create") and platform.machine() in ("x86_64", "AMD64")
@@ -60,6 +70,7 @@ class GroupCollectives:
     """By torch's default process group. As many bytes of a sum cross the network as in a ring."""
 
     def __init__(self) -> None:
+        self.name = distributed.get_backend()
         self._rank = distributed.get_rank()
         self._count = distributed.get_world_size()
 
@@ -110,15 +121,36 @@ class HostCollectives:
     vectors.
 
     A worker that is gone is waited for in vain: who started the workers sees that, and ends them.
+
+    Any of its methods may raise `PeerError`.
     """
 
-    def __init__(self, store: distributed.Store, rank: int, count: int) -> None:
-        """Args: where the workers meet, this one's rank, and how many they are."""
+    name = "shared memory"
+
+    def __init__(self, store: distributed.Store, rank: int, pids: Sequence[int]) -> None:
+        """Args: where the workers meet, this one's rank, and their processes by rank."""
         self._store = store
         self._rank = rank
-        self._count = count
+        self._pids = pids
+        self._count = len(pids)
         self._num_told = 0
         self._num_sums = 0
+
+    def can_share(self) -> bool:
+        """Whether all workers can open each other's memory; all of them have the same answer.
+
+        Containers, and systems set up to be strict, may keep processes apart.
+        """
+        with ExitStack() as shown:
+            number, can = "", host_memory_works()
+            try:
+                if can:
+                    number = shown.enter_context(_shown(b""))
+                for rank, told in enumerate(self._tell(number)):
+                    os.close(self._open(rank, told))
+            except (OSError, PeerError):
+                can = False
+            return set(self._tell("can" if can else "cannot")) == {"can"}
 
     def add_up(self, vector: torch.Tensor) -> torch.Tensor:
         """The sum of all workers' vectors."""
@@ -151,31 +183,53 @@ class HostCollectives:
 
     def _exchange(self, content: bytes) -> list[bytes]:
         """What each worker has to say, by rank."""
-        with _shown(content) as path:
-            contents = [Path(shown).read_bytes() for shown in self._tell(path)]
+        with _shown(content) as number:
+            contents = [self._read(rank, told) for rank, told in enumerate(self._tell(number))]
             self._tell("read")  # Before anybody takes away what the others read.
         return contents
+
+    def _read(self, rank: int, number: str) -> bytes:
+        with os.fdopen(self._open(rank, number), "rb") as file:
+            return file.read()
+
+    def _open(self, rank: int, number: str) -> int:
+        """What a worker shows under a number; only what workers show is ever opened.
+
+        Others on this machine could write into the store in which the workers meet.
+        """
+        try:
+            shown = Path(f"/proc/{self._pids[rank]}/fd/{int(number)}")
+            if shown.readlink().name != f"memfd:{_MEMORY_NAME} (deleted)":
+                raise PeerError(f"what worker {rank} shows is not memory of a worker")
+            return os.open(shown, os.O_RDWR)
+        except (OSError, ValueError) as error:
+            raise PeerError(f"worker {rank} is gone, with its memory: {error}") from error
 
     def _tell(self, text: str) -> list[str]:
         """A few words of each worker, by rank."""
         self._num_told += 1
         self._store.set(f"{self._num_told}/{self._rank}", text)
-        texts = [
-            self._store.get(f"{self._num_told}/{rank}").decode() for rank in range(self._count)
-        ]
+        texts = [self._hear(rank) for rank in range(self._count)]
         # All have come so far, so nobody reads any more what was told the last time.
         self._store.delete_key(f"{self._num_told - 1}/{self._rank}")
         return texts
+
+    def _hear(self, rank: int) -> str:
+        try:
+            return self._store.get(f"{self._num_told}/{rank}").decode()
+        except distributed.DistNetworkError as error:
+            raise PeerError(f"worker 0 is gone, with the store: {error}") from error
+        except distributed.DistStoreError as error:
+            raise _silent(rank) from error
 
     def _share(self, size: int) -> None:
         """Map the first worker's memory; it has no name, so it goes with the last worker."""
         num_bytes = 4 * 2 * self._count * size
         counters_at = -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         total = counters_at + 8 * _COUNTER_STRIDE * self._count
-        with _shown(b"") as path:
-            os.truncate(path, total)
-            first = self._tell(path)[0]
-            descriptor = os.open(first, os.O_RDWR)
+        with _shown(b"") as number:
+            os.truncate(int(number), total)
+            descriptor = self._open(0, self._tell(number)[0])
             memory = mmap.mmap(descriptor, total)
             os.close(descriptor)
             self._tell("mapped")  # Before the first one takes away what the others map.
@@ -195,21 +249,28 @@ class HostCollectives:
                 if waited < _GIVE_WAY_SECONDS:
                     os.sched_yield()
                 elif waited > TIMEOUT_SECONDS:
-                    raise RuntimeError(f"timed out waiting for worker {rank} to add up")
+                    raise _silent(rank)
                 else:
                     time.sleep(_SLEEP_SECONDS)
 
 
 @contextmanager
 def _shown(content: bytes) -> Generator[str]:
-    """A path by which processes of this host read (and write) memory with that content."""
-    descriptor = os.memfd_create("distcnn")
+    """The number by which others can open memory with that content, until the end of the block."""
+    descriptor = os.memfd_create(_MEMORY_NAME)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
-        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+        yield str(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _silent(rank: int) -> PeerError:
+    return PeerError(
+        f"worker {rank} has not taken part for {TIMEOUT_SECONDS:.0f} s: it is stuck, or waits for"
+        " storage that is slow"
+    )
 
 
 def _add_in_order(vectors: torch.Tensor) -> torch.Tensor:

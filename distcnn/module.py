@@ -176,8 +176,9 @@ class ImageClassifier(pl.LightningModule):
     def _run(self, network: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
         """The network's float32 scores, in the precision of the config on the way."""
         is_mixed = self.config.training.precision == "bf16-mixed"
-        if images.device.type == "cpu" and onednn.is_available():
-            return onednn.run(network, images, torch.bfloat16 if is_mixed else torch.float32)
+        dtype = torch.bfloat16 if is_mixed else torch.float32
+        if images.device.type == "cpu" and onednn.supports(dtype):
+            return onednn.run(network, images, dtype)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=is_mixed):
             return network(images).float()
 

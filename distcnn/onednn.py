@@ -18,9 +18,11 @@ from torch import nn
 _NATIVE = (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
 
 
-def is_available() -> bool:
-    """Whether this build of torch has oneDNN."""
-    return torch.backends.mkldnn.is_available()
+def supports(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has oneDNN, and this CPU what it needs to compute in `dtype`."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def run(network: nn.Sequential, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

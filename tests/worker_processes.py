@@ -31,8 +31,20 @@ def join(way: type, rank: int, count: int) -> Collectives:
     """In a worker process: collectives of that kind, as if the workers had just met."""
     if way is GroupCollectives:
         return GroupCollectives()
+    return HostCollectives(fresh_store(), rank, pids_of(count))
+
+
+def fresh_store() -> distributed_c10d.Store:
+    """In a worker process: a store in which nobody has said anything."""
     store = distributed_c10d._get_default_store()
-    return HostCollectives(distributed_c10d.PrefixStore(f"{next(_names)}", store), rank, count)
+    return distributed_c10d.PrefixStore(f"{next(_names)}", store)
+
+
+def pids_of(count: int) -> list[int]:
+    """In a worker process: all of them, by rank."""
+    pids = [0] * count
+    distributed_c10d.all_gather_object(pids, os.getpid())
+    return pids
 
 
 class WorkerProcesses:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayError, RayTaskError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from distcnn.config import WorkersConfig
@@ -78,10 +84,15 @@ class Group:
         if isinstance(self._error, WorkerGroupError):
             errors = self._error.worker_failures.items()
             return diagnose({rank: _as_worker_error(e, name_of(rank)) for rank, e in errors}, step)
-        cause = getattr(self._error, "controller_failure", None)
-        if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+        cause = getattr(self._error, "controller_failure", self._error)
+        if isinstance(cause, WorkerGroupStartupTimeoutError):
             return Failure("unstarted", "the workers found no room", step)
-        return Failure("lost", f"Ray Train failed: {_last_line(self._error)}", step)
+        if isinstance(cause, (WorkerGroupStartupFailedError, RayError)) and not isinstance(
+            cause, RayTaskError
+        ):
+            return Failure("lost", "a worker died while it started", step)
+        trace = "".join(traceback.format_exception(cause))
+        return Failure("error", f"Ray Train: {type(cause).__name__}: {cause}\n{trace}", step)
 
 
 def _run_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -113,9 +124,6 @@ def _as_worker_error(error: Exception, name: str) -> WorkerError:
     if type(error).__name__ == "WorkerHealthCheckTimeoutError":
         return WorkerError("hung", f"{name} hung")
     if "low on memory" in text or "OutOfMemory" in text:
-        return WorkerError("out of memory", f"{name} was ended because its node ran out of memory")
+        # Not as if its own step had failed: whose memory it was, and at which step, is not known.
+        return WorkerError("lost", f"{name} was ended because its node ran out of memory")
     return WorkerError("lost", f"{name} died")
-
-
-def _last_line(error: Exception | None) -> str:
-    return str(error).strip().rpartition("\n")[2] or type(error).__name__

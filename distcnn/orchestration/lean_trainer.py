@@ -18,6 +18,8 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from distcnn.orchestration.patient_worker import PatientWorker
+
 # Each starts a process with every group: one removes what a controller leaves behind that dies
 # alone, which ours cannot; one feeds Ray Data sets.
 _NOT_NEEDED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
@@ -42,6 +44,20 @@ class _WorkerGroup(WorkerGroup):
     They have their own ways to do so; and a report without a checkpoint, which is all we could
     make, ends unread in Ray Train's controller.
     """
+
+    _worker_cls = PatientWorker
+
+    def _start(self) -> None:
+        """Give the room back if a worker dies while its training is begun.
+
+        Ray Train leaves that to the end of its controller's process, which here is the driver's.
+        """
+        try:
+            super()._start()
+        except Exception:
+            if self.has_started():
+                self.shutdown()
+            raise
 
     def _init_train_context_on_workers(
         self, workers: list[Any], sync_actor: Any, train_context_args: dict[str, list[Any]]

@@ -77,14 +77,15 @@ class MailboxAddress:
 class Mailbox:
     """The driver's; its methods return at once, in any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = 0) -> None:
+        """Args: the step from which the workers go on."""
         self._lock = threading.Lock()
         self._messages: list[Message] = []
         self._processes: dict[int, WorkerProcess] = {}
         self._last_beat: dict[int, float] = {}
         self._address = ""
         self._wish = ""
-        self._step = 0
+        self._step = step
 
     def begin(self, process: WorkerProcess) -> None:
         """A worker has begun."""
@@ -135,9 +136,12 @@ class Mailbox:
 
 
 @contextmanager
-def opened(host: str) -> Generator[tuple[Mailbox, MailboxAddress]]:
-    """A mailbox that workers reach at this host's address, until the end of the block."""
-    mailbox, key = Mailbox(), secrets.token_bytes(32)
+def opened(host: str, step: int = 0) -> Generator[tuple[Mailbox, MailboxAddress]]:
+    """A mailbox that workers reach at this host's address, until the end of the block.
+
+    They go on from `step`.
+    """
+    mailbox, key = Mailbox(step), secrets.token_bytes(32)
     with socket.create_server((host, 0), backlog=1024) as server:
         address = MailboxAddress(host, server.getsockname()[1], key)
         arguments = (server, mailbox, key)

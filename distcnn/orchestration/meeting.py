@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 
 import psutil
@@ -16,7 +17,6 @@ from distcnn.collectives import (
     Collectives,
     GroupCollectives,
     HostCollectives,
-    host_memory_works,
 )
 
 _TIMEOUT = timedelta(seconds=TIMEOUT_SECONDS)
@@ -50,34 +50,31 @@ def find_store(address: str, count: int) -> distributed.TCPStore:
 
 
 def join(
-    store: distributed.Store, rank: int, count: int, *, use_gpu: bool, on_one_host: bool
+    store: distributed.Store, rank: int, pids: Sequence[int], *, use_gpu: bool, on_one_host: bool
 ) -> Collectives:
     """Join the others in the fastest way.
 
     Args:
         store: in which they have met.
         rank: of this worker.
-        count: of workers.
+        pids: the workers' processes, by rank.
         use_gpu: whether they compute on GPUs, one each.
         on_one_host: whether all of them are.
     """
-    if on_one_host and not use_gpu and host_memory_works():
-        return HostCollectives(store, rank, count)
-    form_group(store, rank, count, use_gpu=use_gpu)
-    return GroupCollectives()
-
-
-def form_group(store: distributed.Store, rank: int, count: int, *, use_gpu: bool) -> None:
-    """Form torch's default process group; see `join`."""
+    if on_one_host and not use_gpu:
+        by_memory = HostCollectives(distributed.PrefixStore("memory", store), rank, pids)
+        if by_memory.can_share():
+            return by_memory
     _choose_interface(ray.util.get_node_ip_address())
     distributed.init_process_group(
         "nccl" if use_gpu else "gloo",
         store=store,
         rank=rank,
-        world_size=count,
+        world_size=len(pids),
         timeout=_TIMEOUT,
         device_id=torch.device("cuda", 0) if use_gpu else None,
     )
+    return GroupCollectives()
 
 
 def _choose_interface(address: str) -> None:

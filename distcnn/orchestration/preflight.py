@@ -182,7 +182,7 @@ def _look_at_workers(
         facts: list[WorkerFacts] = ray.get(looks, timeout=_ANSWER_SECONDS)
         findings = [*_alike(facts), *_gpus(config, facts)]
         if not any(finding.status == "fail" for finding in findings):
-            findings.append(_all_reduce(config, actors))
+            findings.append(_all_reduce(config, actors, facts))
         return facts, findings
     except RayError as error:
         return [], [Finding("fail", "workers", _unanswered(error))]
@@ -210,20 +210,22 @@ def _gpus(config: RunConfig, facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
         yield Finding("fail", "GPU", f"{host} has GPUs for Ray, but torch sees none; {remedy}")
 
 
-def _all_reduce(config: RunConfig, actors: Sequence[Any]) -> Finding:
+def _all_reduce(config: RunConfig, actors: Sequence[Any], facts: Sequence[WorkerFacts]) -> Finding:
     count = len(actors)
     if count == 1:
         return Finding("ok", "all-reduce", "not needed by one worker")
     address = ray.get(actors[0].offer_address.remote(count), timeout=_ANSWER_SECONDS)
+    pids = [fact.pid for fact in facts]
+    on_one_host = len({fact.node_id for fact in facts}) == 1
     use_gpu, threads = bool(config.workers.gpus), config.workers.threads
-    sums = [actor.add_up.remote(address, count, use_gpu, threads) for actor in actors]
+    sums = [actor.add_up.remote(address, pids, use_gpu, on_one_host, threads) for actor in actors]
     try:
-        speeds: list[float] = ray.get(sums, timeout=_ANSWER_SECONDS)
+        answers: list[tuple[str, float]] = ray.get(sums, timeout=_ANSWER_SECONDS)
     except RayError as error:
         remedy = "open all ports between the nodes, or see which network interface they share"
         return Finding("fail", "all-reduce", f"{_unanswered(error)}; {remedy}")
-    backend = "NCCL" if use_gpu else "gloo"
-    what = f"{count} workers, {backend}: {min(speeds):,.0f} MB/s each way and worker"
+    way, slowest = min(answers, key=lambda answer: answer[1])
+    what = f"{count} workers, {way}: {slowest:,.0f} MB/s each way and worker"
     return Finding("ok", "all-reduce", what)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class WorkerFacts:
     """What a worker says of itself."""
 
     host: str
+    node_id: str
+    pid: int
     gpu: str
     """Its name; empty where there is none."""
     precision: str
@@ -124,6 +127,7 @@ class ProbeWorker:
 
     def look(self, config: RunConfig) -> WorkerFacts:
         """Examine what this worker was given."""
+        import ray
         import torch
 
         from distcnn.training import precision, provenance
@@ -134,38 +138,46 @@ class ProbeWorker:
         sees = config if use_gpu else config.with_values(workers={"gpus": 0})
         return WorkerFacts(
             host=socket.gethostname(),
+            node_id=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
             gpu=torch.cuda.get_device_name(0) if use_gpu else "",
             precision=chosen,
             precision_reason=reason,
             hardware=provenance.hardware(sees),
         )
 
-    def add_up(self, address: str, count: int, use_gpu: bool, threads: int) -> float:
-        """Add up with the others for two seconds; MB/s that each sends and receives."""
-        import torch
-        from torch import distributed
+    def add_up(
+        self, address: str, pids: list[int], use_gpu: bool, on_one_host: bool, threads: int
+    ) -> tuple[str, float]:
+        """Add up with the others, for two seconds, as training does.
 
-        from distcnn.orchestration.meeting import find_store, form_group
+        Returns:
+            what joins them, and the MB/s that each sends and receives.
+        """
+        import torch
+
+        from distcnn.orchestration.meeting import find_store, join
 
         torch.set_num_threads(threads)
+        count = len(pids)
         store = self._store or find_store(address, count)
-        form_group(store, self._rank, count, use_gpu=use_gpu)
-        device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
-        vector = torch.ones(_MEASURED_BYTES // 4, device=device)
-        distributed.all_reduce(vector)
-        rounds, go_on, began = 0, True, time.perf_counter()
-        while go_on:
-            distributed.all_reduce(vector.fill_(1.0))
+        together = join(store, self._rank, pids, use_gpu=use_gpu, on_one_host=on_one_host)
+        vector = torch.empty(_MEASURED_BYTES // 4, device="cuda" if use_gpu else "cpu")
+        rounds, began, elapsed = -1, 0.0, 0.0  # The first one does not count: it sets up.
+        while True:
+            # The first worker looks at the clock for all, and adds what it sees.
+            goes_on = self._rank == 0 and elapsed < _MEASURED_SECONDS
+            vector.fill_(1.0)[-1] = float(goes_on)
+            total = together.add_up(vector)
+            is_last = not total[-1].item()
             rounds += 1
-            # The first of them looks at the clock for all.
+            began = began or time.perf_counter()
             elapsed = time.perf_counter() - began
-            flag = torch.tensor([float(elapsed < _MEASURED_SECONDS)], device=device)
-            distributed.broadcast(flag, src=0)
-            go_on = bool(flag.item())
-        seconds = time.perf_counter() - began
-        if not bool((vector == count).all()):
-            raise UserError(f"the sum of {count} ones came out as {vector[0].item():g}")
-        distributed.destroy_process_group()
+            if is_last:
+                break
+        if not bool((total[:-1] == count).all()):
+            raise UserError(f"the sum of {count} ones came out as {total[0].item():g}")
+        together.close()
         # What a ring moves per worker: https://arxiv.org/abs/1802.05799
         moved = 2 * (count - 1) / count * _MEASURED_BYTES * rounds
-        return moved / seconds / 1e6
+        return together.name, moved / elapsed / 1e6

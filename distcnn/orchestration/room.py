@@ -19,6 +19,9 @@ from distcnn.progress import Watcher, duration
 _PATIENCE_SECONDS = 1.5
 _SAY_EVERY_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
+# An autoscaler's verdict has to hold for so long: one report may be older than what it is about.
+_SURE_AFTER_SECONDS = 10.0
+_AFTERWARDS = "What was committed is safe: once there is room, run the same again, or resume the run"
 
 
 @contextmanager
@@ -43,18 +46,21 @@ def reserved(
         strategy=request.strategy,
         bundle_label_selector=[dict(request.labels)] * request.count,
     )
-    began = time.monotonic()
+    began = last_possible = time.monotonic()
     say_at = _PATIENCE_SECONDS
     try:
         while not group.wait(_LOOK_EVERY_SECONDS):
             check()
-            _refuse_what_can_never_be(request, group)
-            waited = time.monotonic() - began
+            now = time.monotonic()
+            if not autoscaler.can_never_place(group):
+                last_possible = now
+            elif now - last_possible > _SURE_AFTER_SECONDS:
+                raise UserError(_impossible(request))
+            waited = now - began
             if waited > limit_seconds:
                 raise UserError(
                     f"{request} did not become free within {duration(limit_seconds)}"
-                    f" (recovery.wait_for_workers_seconds). {_what_is_free()}"
-                    " What was committed is safe: run the same again, or `distcnn resume` the run"
+                    f" (recovery.wait_for_workers_seconds). {_what_is_free()}\n{_AFTERWARDS}"
                 )
             if waited >= say_at:
                 say_at += _SAY_EVERY_SECONDS
@@ -67,10 +73,9 @@ def reserved(
         remove_placement_group(group)
 
 
-def _refuse_what_can_never_be(request: Request, group: PlacementGroup) -> None:
-    lacking = shortfall(request, alive_nodes())
-    if lacking is not None and autoscaler.can_never_place(group):
-        raise UserError(f"{lacking}\n  its autoscaler: cannot add such nodes, or as many")
+def _impossible(request: Request) -> str:
+    lacking = shortfall(request, alive_nodes()) or f"the cluster can never run {request}"
+    return f"{lacking}\n  its autoscaler: cannot add such nodes, or as many\n{_AFTERWARDS}"
 
 
 def _what_is_free() -> str:

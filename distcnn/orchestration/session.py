@@ -25,9 +25,9 @@ from distcnn.orchestration.request import Node
 
 # How Ray Train watches its workers; read by its controller, which runs on the driver's node.
 TRAIN_SETTINGS = {
-    # Seconds between two looks: by default 2, which is also how long each start and end waits;
-    # each costs workers on the same cores a millisecond.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Seconds between two looks, and of a look where no worker has an answer: by default 2, which
+    # is also how long each start and end waits.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # Seconds without an answer after which a worker counts as hung: by default 600.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
     # Seconds for the workers of a group to be placed; waiting for nodes is done before that.
@@ -37,6 +37,8 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # When a driver leaves in a hurry, what it has left behind would start or join another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Under `uv run` Ray would ship the working directory to every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
@@ -49,6 +51,8 @@ _QUIET_SETTINGS = {
     "RAY_metrics_report_interval_ms": "60000",
     "RAY_raylet_check_gc_period_milliseconds": "10000",
     "RAY_memory_monitor_refresh_ms": "2000",
+    "RAY_io_context_monitor_probe_interval_ms": "60000",
+    "RAY_io_context_event_loop_lag_collection_interval_ms": "60000",
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
 _LOOPBACK = "127.0.0.1"

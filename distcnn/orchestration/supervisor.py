@@ -64,6 +64,7 @@ def supervise(job: Job) -> RunResult:
         UserError: no workers came up in time, or workers did not stop when they were asked to.
     """
     budget = Budget(job.config.recovery)
+    patience = job.config.recovery.wait_for_workers_seconds
     waiting_since = job.started
     fence = job.lease.fence
     while True:
@@ -71,33 +72,36 @@ def supervise(job: Job) -> RunResult:
             _leave_on_signal(job.control)
             with reserved(
                 Request.of(job.config.workers),
-                job.config.recovery.wait_for_workers_seconds,
+                patience,
                 lambda: _leave_on_signal(job.control),
                 job.watcher,
             ):
                 pass  # Ray Train reserves it again, for the workers themselves.
             attempt = _Attempt(job, budget.num_restarts)
             ended = attempt.run(waiting_since)
+            asked = job.control.decide(0)
         except _StoppedEarlyError as stopped:
             return _give_up(job, "stopped", stopped.decision.reason, stopped.decision.signal_number)
-        waiting_since = time.time()
         if isinstance(ended, Failure):
             results = job.run.read_results()
             if results and (results["status"], results["attempts"]) == ("completed", fence.attempt):
                 return RunResult(job.run, results)  # It failed with nothing left to do.
-            if ended.kind == "unstarted":
-                continue  # Others were faster; what is not free is waited for above.
+            if asked.action == "stop":  # They were saving when one failed.
+                return _give_up(job, "stopped", asked.reason, asked.signal_number)
+            if ended.kind == "unstarted" and time.time() < waiting_since + patience:
+                job.watcher.note("Others took the room that was free for the workers: waiting")
+                continue
             if attempt.is_preempted and ended.kind in ("lost", "hung", "peer"):
                 refusal, cause = budget.refuse_preemption(), "preemption"
             else:
                 refusal, cause = budget.refuse(ended), "failure"
             why = ended.what
-        elif ended["status"] == "stopped" and ended["reason"] == PREEMPTED:
+        elif (ended["status"], ended["reason"], asked.action) == ("stopped", PREEMPTED, "continue"):
             refusal, cause, why = budget.refuse_preemption(), "preemption", "a node is taken away"
         else:
-            signal_number = job.control.decide(0).signal_number
-            stopped_by = signal_number if ended["status"] == "stopped" else None
+            stopped_by = asked.signal_number if ended["status"] == "stopped" else None
             return RunResult(job.run, ended, stopped_by)
+        waiting_since = time.time()
         job.run.append_event("attempt_failed", attempt=fence.attempt, cause=cause, reason=why)
         if refusal is not None:
             return _give_up(job, "failed", refusal)
@@ -105,9 +109,8 @@ def supervise(job: Job) -> RunResult:
         fence = job.lease.advance()
         headline = why.partition("\n")[0]
         job.run.append_event("restart", attempt=fence.attempt, cause=cause, reason=headline)
-        records = job.run.read_checkpoints()
         job.watcher.note(
-            f"{headline}: starting again from step {records[-1].step if records else 0}"
+            f"{headline}: starting again from step {_committed_step(job.run)}"
             f" (restart {budget.num_restarts})"
         )
         count = job.config.workers.count
@@ -128,14 +131,15 @@ class _Attempt:
         self._restarts = restarts
         self._last = Digest()
         self._shown: WorkersReport | None = None
-        self._asked_to_stop_at: float | None = None
-        self._is_signalled = False
+        self._is_preempted = False
+        self._signalled_at: float | None = None
         self._looked_at = 0.0
 
     def run(self, waiting_since: float) -> dict[str, Any] | Failure:
         """Start, then watch until the group ends; the results, or what went wrong."""
         job, fence = self._job, self._job.lease.fence
-        with opened(ray.util.get_node_ip_address()) as (mailbox, address):
+        step = _committed_step(job.run)
+        with opened(ray.util.get_node_ip_address(), step) as (mailbox, address):
             assignment = Assignment(
                 config=job.config.to_plain(),
                 run=job.run,
@@ -156,7 +160,7 @@ class _Attempt:
     @property
     def is_preempted(self) -> bool:
         """Whether the workers were asked to stop since one of their nodes goes away."""
-        return self._asked_to_stop_at is not None and not self._is_signalled
+        return self._is_preempted and self._signalled_at is None
 
     def _name_of(self, rank: int) -> str:
         for process in self._last.processes:
@@ -178,33 +182,36 @@ class _Attempt:
     def _pass_on_wishes(self, mailbox: Mailbox) -> None:
         """Have the workers save and stop on a signal, or when one of their nodes goes away."""
         now = time.monotonic()
-        if self._asked_to_stop_at is None:
-            reason = self._reason_to_stop()
-            if reason:
-                self._asked_to_stop_at = now
-                mailbox.wish_to_stop(reason)
-        elif self._is_signalled and now - self._asked_to_stop_at > _STOPPING_SECONDS:
+        if self._signalled_at is None:
+            decision = self._job.control.decide(0)
+            if decision.action == "stop":
+                self._signalled_at = now
+                self._job.watcher.note(f"{decision.reason}: saving, then stopping")
+                mailbox.wish_to_stop(decision.reason)
+            elif not self._is_preempted and self._loses_a_node(now):
+                self._is_preempted = True
+                mailbox.wish_to_stop(PREEMPTED)
+        elif now - self._signalled_at > _STOPPING_SECONDS:
             raise UserError(
                 f"the workers did not save and stop within {_STOPPING_SECONDS:.0f} s; what was"
                 f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
             )
 
-    def _reason_to_stop(self) -> str:
-        decision = self._job.control.decide(0)
-        if decision.action == "stop":
-            self._job.watcher.note(f"{decision.reason}: saving, then stopping")
-            self._is_signalled = True
-            return decision.reason
-        if time.monotonic() - self._looked_at < _ASK_RAY_EVERY_SECONDS:
-            return ""
-        self._looked_at = time.monotonic()
+    def _loses_a_node(self, now: float) -> bool:
+        if now - self._looked_at < _ASK_RAY_EVERY_SECONDS:
+            return False
+        self._looked_at = now
         going = session.draining_nodes()
         hosts = {p.host for p in self._last.processes if p.node_id in going}
         if hosts:
             where = ", ".join(sorted(hosts))
             self._job.watcher.note(f"{where} will be taken away: saving, then going on elsewhere")
-            return PREEMPTED
-        return ""
+        return bool(hosts)
+
+
+def _committed_step(run: RunDirectory) -> int:
+    records = run.read_checkpoints()
+    return records[-1].step if records else 0
 
 
 def _give_up(job: Job, status: Any, reason: str, signal_number: int | None = None) -> RunResult:

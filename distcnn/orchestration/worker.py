@@ -17,6 +17,7 @@ import ray
 import ray.train
 from torch import distributed
 
+from distcnn.collectives import PeerError
 from distcnn.config import RunConfig
 from distcnn.data.dataset import load
 from distcnn.errors import UserError
@@ -29,7 +30,7 @@ from distcnn.orchestration.mailbox import (
     WorkerProcess,
 )
 from distcnn.orchestration.meeting import find_store, join, open_store
-from distcnn.progress import Watcher
+from distcnn.progress import Watcher, duration
 from distcnn.run_directory.run import storage_errors_explained
 from distcnn.training import provenance
 from distcnn.training.control import Control
@@ -66,12 +67,17 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
             line = MailboxLine(assignment.mailbox)
             with _warnings_posted(workers.rank, line):
                 return _train(assignment, workers, line)
-        except RuntimeError as error:
-            is_about_a_peer = any(words in str(error) for words in _PEER_IS_GONE)
-            if not (is_about_a_peer or isinstance(error, _NO_STORE)):
+        except (RuntimeError, PeerError) as error:
+            if not _is_about_a_peer(error):
                 raise
             time.sleep(_LET_RAY_NOTICE_SECONDS)
-            raise WorkerError("peer", f"a worker is gone: {_first_line(error)}") from error
+            raise WorkerError("peer", f"another worker is missing: {_first_line(error)}") from error
+
+
+def _is_about_a_peer(error: Exception) -> bool:
+    return isinstance(error, (PeerError, *_NO_STORE)) or any(
+        words in str(error) for words in _PEER_IS_GONE
+    )
 
 
 def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[str, Any] | None:
@@ -133,17 +139,26 @@ def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProc
         if len(processes) == workers.count and (address or workers.count == 1):
             break
         if time.monotonic() > deadline:
-            raise WorkerError("lost", f"only {len(processes)} of {workers.count} workers came up")
+            raise WorkerError("lost", _missing(workers.count, processes))
         time.sleep(_MEETING_PAUSE_SECONDS)
     if workers.count > 1:
         workers.collectives = join(
             store or find_store(address, workers.count),
             workers.rank,
-            workers.count,
+            [process.pid for process in processes],
             use_gpu=use_gpu,
             on_one_host=len({process.node_id for process in processes}) == 1,
         )
     return processes
+
+
+def _missing(count: int, processes: list[WorkerProcess]) -> str:
+    missing = sorted({*range(count)} - {process.rank for process in processes})
+    return (
+        f"workers {', '.join(map(str, missing))} of {count} did not come up within"
+        f" {duration(_MEETING_SECONDS)}; if their nodes are still downloading the data, lay it"
+        " there beforehand (DISTCNN_DATA_DIR)"
+    )
 
 
 class _SilentWatcher(Watcher):

@@ -31,7 +31,8 @@ def decide(model: ModelConfig, device: torch.device) -> tuple[Precision, str]:
     units = bf16_units()
     if units:
         return "bf16-mixed", f"the CPU has bfloat16 units ({', '.join(units)})"
-    if torch.cpu.get_capabilities().get("architecture") == "x86_64" or not onednn.is_available():
+    is_x86 = torch.cpu.get_capabilities().get("architecture") == "x86_64"
+    if is_x86 or not onednn.supports(torch.bfloat16):
         return "32-true", "the CPU has no bfloat16 units"
     return _measure(model)
 

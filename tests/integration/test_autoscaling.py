@@ -136,6 +136,30 @@ def test_nodes_that_are_not_there_yet_are_waited_for_aloud(address: str, tmp_pat
     assert len({worker["node_id"] for worker in attempts(run)[0]["workers"]}) == 2
 
 
+HOLD = """
+import sys, time, ray
+from ray.util.placement_group import placement_group
+ray.init(address=sys.argv[1], log_to_driver=False)
+ray.get(placement_group([{"CPU": 1}]).ready())
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+# With the older one, what it cannot add is waited for in any case.
+@pytest.mark.parametrize("address", ["1"], ids=["newer autoscaler"], indirect=True)
+def test_what_others_hold_is_waited_for(address: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, address, "25"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        run = tmp_path / "run"
+        launched = launch_command(run, "workers.cpus=1", "workers.count=4", "training.epochs=1")
+        output = finish([*launched, "--address", address])
+        assert other.wait() == 0
+    assert "Waiting for 4 workers of 1 CPU" in output
+
+
 def test_what_can_never_be_added_is_refused(
     address: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -124,6 +124,23 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_gone(everybody)
 
 
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(launch_command(run, "training.epochs=40"))
+    pids = wait_for_training(run, process, attempt=1, num_saves=1)
+    everybody = family(process)
+    kill(pids, signal.SIGSTOP)  # They cannot save.
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    asked_at = time.monotonic()
+    output = end(process, expected=130)
+    assert time.monotonic() - asked_at < 15
+    assert "Traceback" not in output
+    assert_gone(everybody)
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
     process = start(launch_command(run))
@@ -180,6 +197,36 @@ def test_a_worker_that_dies_in_the_middle_of_a_commit(
     files = {path.name for path in (run / "checkpoints").iterdir()}
     committed = {record.file for record in RunDirectory(run).read_checkpoints()}
     assert {name for name in files if not name.startswith("index-")} == committed
+
+
+# A worker dies as it learns what to do, once.
+DIE_AT_THE_START = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+class Fault(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "distcnn.orchestration.assignment" and "default_worker" in sys.argv[0]:
+            try:
+                Path(os.environ["DIED"]).touch(exist_ok=False)
+            except FileExistsError:
+                return None
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.meta_path.insert(0, Fault())
+"""
+
+
+def test_a_worker_that_dies_at_the_start_leaves_its_room_to_the_next(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DIE_AT_THE_START, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DIED", str(tmp_path / "died"))
+    run = tmp_path / "run"
+    output = finish(launch_command(run, "recovery.wait_for_workers_seconds=20"))
+    assert (tmp_path / "died").exists()
+    assert "a worker died while it started: starting again from step 0" in output
+    assert_same_result(run, undisturbed)
 
 
 @pytest.fixture

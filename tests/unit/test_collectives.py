@@ -13,9 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distcnn.collectives import GroupCollectives, HostCollectives, host_memory_works
-from tests.worker_processes import WorkerProcesses, join
+from distcnn import collectives
+from distcnn.collectives import GroupCollectives, HostCollectives, PeerError, host_memory_works
+from tests.worker_processes import WorkerProcesses, fresh_store, join, pids_of
 
+needs_memory = pytest.mark.skipif(not host_memory_works(), reason="no memory to share on this system")
 WAYS = [GroupCollectives, *([HostCollectives] if host_memory_works() else [])]
 NUM_CALLS = 20
 
@@ -71,6 +73,48 @@ def use_and_drop(rank: int, count: int) -> list[str]:
     return [line for line in mapped + opened if "memfd:distcnn" in line]
 
 
+def can_share(rank: int, count: int, odd_one: int | None) -> bool:
+    """Whether all say that they can; `odd_one` runs where it is not known to work."""
+    works = collectives.host_memory_works
+    if rank == odd_one:
+        collectives.host_memory_works = lambda: False
+    try:
+        return HostCollectives(fresh_store(), rank, pids_of(count)).can_share()
+    finally:
+        collectives.host_memory_works = works
+
+
+def wait_for_the_last(rank: int, count: int) -> str:
+    """All but the last worker add up; what they are told after a while."""
+    together = join(HostCollectives, rank, count)
+    together.add_up(torch.ones(10))
+    if rank == count - 1:
+        return ""
+    patience, collectives.TIMEOUT_SECONDS = collectives.TIMEOUT_SECONDS, 0.5
+    try:
+        together.add_up(torch.ones(10))
+    except PeerError as error:
+        return str(error)
+    finally:
+        collectives.TIMEOUT_SECONDS = patience
+    return "no error"
+
+
+def say_and_hear(rank: int, count: int, said: str) -> str:
+    """The first one reads what the others show, who say that it is under `said`."""
+    store = fresh_store()
+    together = HostCollectives(store, rank, pids_of(count))
+    if rank == 0:
+        try:
+            together.broadcast(b"content")
+        except PeerError as error:
+            return str(error)
+        return "no error"
+    store.set(f"1/{rank}", said)
+    store.get("1/0")
+    return ""
+
+
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.view(torch.int32), other.view(torch.int32))
 
@@ -95,7 +139,7 @@ def test_the_order_matters_for_these_numbers() -> None:
     assert not same_bits(reduce(add, vectors), reduce(add, reversed(vectors)))
 
 
-@pytest.mark.skipif(not host_memory_works(), reason="no memory to share on this system")
+@needs_memory
 def test_shared_memory_leaves_nothing_behind(group: WorkerProcesses) -> None:
     assert group.call(use_and_drop) == [[]] * group.count
 
@@ -124,3 +168,33 @@ def test_the_first_worker_s_content_reaches_all(
     group: WorkerProcesses, way: type, content: bytes | None
 ) -> None:
     assert group.call(broadcast, way, content) == [content] * group.count
+
+
+@needs_memory
+@pytest.mark.parametrize("odd_one", [None, 0, 1])
+def test_workers_agree_whether_they_can_share_memory(
+    group: WorkerProcesses, odd_one: int | None
+) -> None:
+    assert group.call(can_share, odd_one) == [odd_one is None] * group.count
+
+
+@needs_memory
+def test_a_worker_that_takes_no_part_is_named(group: WorkerProcesses) -> None:
+    *waiting, _ = group.call(wait_for_the_last)
+    for told in waiting:
+        assert f"worker {group.count - 1} has not taken part for 0 s: it is stuck" in told
+
+
+@needs_memory
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("100000", "is gone, with its memory"),  # It died after it had said so.
+        ("../../etc/passwd", "is gone, with its memory"),
+        ("1", "is not memory of a worker"),  # Its own standard output, or a file of the user's.
+    ],
+)
+def test_only_memory_of_living_workers_is_opened(
+    group: WorkerProcesses, said: str, told: str
+) -> None:
+    assert told in group.call(say_and_hear, said)[0]
