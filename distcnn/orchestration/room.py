@@ -21,7 +21,7 @@ _SAY_EVERY_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
 # An autoscaler's verdict has to hold for so long: one report may be older than what it is about.
 _SURE_AFTER_SECONDS = 10.0
-_AFTERWARDS = "What was committed is safe: once there is room, run the same again, or resume the run"
+_AFTERWARDS = "What was committed is safe: once there is room, run the same again or resume the run"
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from distcnn import collectives
 from distcnn.collectives import GroupCollectives, HostCollectives, PeerError, host_memory_works
 from tests.worker_processes import WorkerProcesses, fresh_store, join, pids_of
 
-needs_memory = pytest.mark.skipif(not host_memory_works(), reason="no memory to share on this system")
+needs_memory = pytest.mark.skipif(
+    not host_memory_works(), reason="no memory to share on this system"
+)
 WAYS = [GroupCollectives, *([HostCollectives] if host_memory_works() else [])]
 NUM_CALLS = 20
 
