@@ -137,10 +137,9 @@ def preflight(
     with session.connected(address) as connected:
         if connected.is_embedded:
             decided = _decide_here(config, watcher).config
-            _refuse_what_can_never_run(decided)
         else:
             decided = _workers_decided(config, session.alive_nodes())
-            _refuse_what_can_never_run_there(decided)
+        _refuse_what_can_never_run(decided, is_embedded=connected.is_embedded)
         from distcnn.orchestration.preflight import examine
 
         return examine(decided, session.alive_nodes(), storage, watcher).findings
@@ -156,7 +155,7 @@ def _on_cluster(
         here = _Meanwhile(config, watcher)
         with session.connected(None) as connected:
             decided = here.result()
-            _refuse_what_can_never_run(decided.config)
+            _refuse_what_can_never_run(decided.config, is_embedded=True)
             yield connected, decided
         return
     with session.connected(address) as connected:
@@ -197,18 +196,13 @@ def _decide_here(config: RunConfig, watcher: Watcher) -> _Decided:
     return _Decided(resolved, Ground.here(resolved, dataset))
 
 
-def _refuse_what_can_never_run(config: RunConfig) -> None:
-    lacking = shortfall(Request.of(config.workers), session.alive_nodes())
-    if lacking is not None:
-        raise UserError(lacking)
-
-
-def _refuse_what_can_never_run_there(config: RunConfig) -> None:
+def _refuse_what_can_never_run(config: RunConfig, *, is_embedded: bool) -> None:
     from distcnn.orchestration.autoscaler import may_add_nodes
 
-    # Otherwise its autoscaler has the word, once the workers wait for their places.
-    if not may_add_nodes():
-        _refuse_what_can_never_run(config)
+    lacking = shortfall(Request.of(config.workers), session.alive_nodes())
+    # Where there is an autoscaler, it has the word, once the workers wait for their places.
+    if lacking is not None and (is_embedded or not may_add_nodes()):
+        raise UserError(lacking)
 
 
 def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> _Decided:
@@ -218,7 +212,7 @@ def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location)
 
     nodes = session.alive_nodes()
     asked = _workers_decided(config, nodes)
-    _refuse_what_can_never_run_there(asked)
+    _refuse_what_can_never_run(asked, is_embedded=False)
     checked = examine(asked, nodes, storage, watcher)
     if any_failed(checked.findings):
         print_findings(checked.findings)
