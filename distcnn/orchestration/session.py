@@ -158,7 +158,12 @@ def _check_ray_is_not_imported() -> None:
 def _sigterm_kept() -> Generator[None]:
     """Put back the handler of SIGTERM, which Ray replaces by one that exits with 15."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        raise SystemExit(128 + signal.SIGTERM) from None  # It came while Ray started.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
 

@@ -87,6 +87,7 @@ def supervise(job: Job) -> RunResult:
             if results and (results["status"], results["attempts"]) == ("completed", fence.attempt):
                 return RunResult(job.run, results)  # It failed with nothing left to do.
             if asked.action == "stop":  # They were saving when one failed.
+                _record_failure(job, "failure", ended.what)
                 return _give_up(job, "stopped", asked.reason, asked.signal_number)
             if ended.kind == "unstarted" and time.time() < waiting_since + patience:
                 job.watcher.note("Others took the room that was free for the workers: waiting")
@@ -102,7 +103,7 @@ def supervise(job: Job) -> RunResult:
             stopped_by = asked.signal_number if ended["status"] == "stopped" else None
             return RunResult(job.run, ended, stopped_by)
         waiting_since = time.time()
-        job.run.append_event("attempt_failed", attempt=fence.attempt, cause=cause, reason=why)
+        _record_failure(job, cause, why)
         if refusal is not None:
             return _give_up(job, "failed", refusal)
         # From here on, nothing that workers of the attempt before may still write is read.
@@ -207,6 +208,11 @@ class _Attempt:
             where = ", ".join(sorted(hosts))
             self._job.watcher.note(f"{where} will be taken away: saving, then going on elsewhere")
         return bool(hosts)
+
+
+def _record_failure(job: Job, cause: str, why: str) -> None:
+    attempt = job.lease.fence.attempt
+    job.run.append_event("attempt_failed", attempt=attempt, cause=cause, reason=why)
 
 
 def _committed_step(run: RunDirectory) -> int:

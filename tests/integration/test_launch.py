@@ -13,11 +13,12 @@ from tests.integration.launches import (
     LAUNCHED,
     assert_gone,
     attempts,
+    end,
     family,
     launch_command,
     wait_for_training,
 )
-from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, finish, start
+from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, finish, start, wait_for
 
 
 def test_one_worker_gives_the_bits_of_a_local_run(tmp_path: Path, undisturbed: Path) -> None:
@@ -53,6 +54,16 @@ def test_an_embedded_ray_listens_on_loopback_and_leaves_nothing(tmp_path: Path) 
     assert str(folder) in words
     assert_gone(everybody)
     assert not folder.exists()
+
+
+def test_sigterm_while_ray_starts_ends_in_order(tmp_path: Path) -> None:
+    """For a while then the signal is Ray's, which would exit with 15."""
+    process = start(launch_command(tmp_path / "run"))
+    wait_for(lambda: any(each.name() == "gcs_server" for each in family(process)), process)
+    everybody = family(process)
+    process.terminate()
+    end(process, expected=143)
+    assert_gone(everybody)
 
 
 def test_a_launch_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from distcnn import onednn
 from distcnn.config import ModelConfig
 from distcnn.network import build_network
+from tests.unit.needs import needs_bfloat16
 
 LABELS = torch.arange(12) % 10
 
@@ -44,29 +45,22 @@ def test_gradients_and_statistics_equal_those_of_the_modules(
 
 
 @pytest.mark.parametrize("pooling", ["max", "average", "l2", "distance-weighted"])
-def test_evaluation_equals_that_of_the_modules(pooling: str) -> None:
-    model = ModelConfig.model_validate({"pooling": pooling})
-    network = build_network(model, seed=0).eval()
-    images = torch.rand(12, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = network(images)
-        torch.testing.assert_close(onednn.run(network, images, torch.float32), expected)
-
-
-needs_bfloat16 = pytest.mark.skipif(
-    not onednn.supports(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float32, {}),
+        pytest.param(torch.bfloat16, {"rtol": 0.05, "atol": 0.05}, marks=needs_bfloat16),
+    ],
 )
-
-
-@needs_bfloat16
-@pytest.mark.parametrize("pooling", ["max", "average", "l2", "distance-weighted"])
-def test_bfloat16_scores_are_close(pooling: str) -> None:
+def test_evaluation_equals_that_of_the_modules(
+    pooling: str, dtype: torch.dtype, tolerance: dict[str, float]
+) -> None:
     model = ModelConfig.model_validate({"pooling": pooling})
     network = build_network(model, seed=0).eval()
     images = torch.rand(12, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        scores = onednn.run(network, images, torch.bfloat16)
-        torch.testing.assert_close(scores, network(images), rtol=0.05, atol=0.05)
+        scores = onednn.run(network, images, dtype)
+        torch.testing.assert_close(scores, network(images), **tolerance)
 
 
 @needs_bfloat16

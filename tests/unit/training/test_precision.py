@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distcnn import onednn
 from distcnn.config import ModelConfig
 from distcnn.training import precision
+from tests.unit.needs import needs_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -28,9 +28,7 @@ def test_a_cpu_that_says_what_it_has_is_believed(
     assert precision.decide(ModelConfig(), CPU)[0] == expected
 
 
-@pytest.mark.skipif(
-    not onednn.supports(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
-)
+@needs_bfloat16
 def test_another_kind_of_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
     chosen, reason = precision.decide(ModelConfig(channels=(2,)), CPU)
