@@ -30,7 +30,7 @@ test: $(VENV)/.installed  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill launched runs on longer random schedules: make chaos ROUNDS=10
-	$(BIN)/python -m pytest -s tests/integration/test_launch_recovery.py -k kill_9_of_workers \
+	$(BIN)/python -m pytest -s tests/integration/test_launch_recovery.py -k killed_or_hang \
 	  --chaos-rounds=$(ROUNDS) $(ARGS)
 
 check: $(VENV)/.installed  ## lint, format, types, import direction

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -56,7 +55,7 @@ def restarts(run: Path, cause: str = "failure") -> int:
     return sum(event["event"] == "restart" and event["cause"] == cause for event in events(run))
 
 
-def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
+def kill(pids: list[int], number: int) -> None:
     for pid in pids:
         os.kill(pid, number)
 
@@ -72,6 +71,22 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The driver and all that it has started, with what those have started."""
     driver = psutil.Process(process.pid)
     return [driver, *driver.children(recursive=True)]
+
+
+def ips_listened_on(processes: list[psutil.Process]) -> set[str]:
+    """The addresses at which any of them can be reached by TCP."""
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for each in processes
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def ray_folder(output: str) -> Path:
+    """The folder of a launch's own Ray, by what the launch said."""
+    [logs] = [line for line in output.splitlines() if line.startswith("Ray on this machine")]
+    return Path(logs.rpartition(" ")[2]).parents[1]
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

@@ -67,44 +67,46 @@ def on(cluster: Cluster, command: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a Ray of its own, which leaves the cluster beside it alone."""
+    before = nodes_of(cluster)
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    output = finish(on(cluster, launch_command(run, ONE_CPU)))
-    assert "Preflight passed" in output
+    output = finish(launch_command(run))
+    assert "Ray on this machine" in output
+    assert [node["NodeID"] for node in nodes_of(cluster)] == [node["NodeID"] for node in before]
     return run
 
 
-def test_the_loss_of_a_node(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
-    lost = add_node(cluster, zone="c")
-    run = tmp_path / "run"
-    more = [ONE_CPU, "workers.placement=spread"]
-    process = start(on(cluster, launch_command(run, *more)))
-    wait_for_training(run, process, attempt=1, num_saves=3)
-    nodes = {worker["node_id"] for worker in attempts(run)[0]["workers"]}
-    assert lost.node_id in nodes
-    cluster.remove_node(lost, allow_graceful=False)
-    end(process)
-    assert restarts(run) == 1
-    assert lost.node_id not in {worker["node_id"] for worker in attempts(run)[1]["workers"]}
-    assert_same_result(run, undisturbed)
-
-
-def test_a_node_that_is_taken_away_with_notice(
+def test_nodes_that_are_lost_or_taken_away_with_notice(
     cluster: Cluster, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """The workers save at once, and go on elsewhere; it is not counted as a failure."""
-    going = add_node(cluster, zone="c")
+    """The workers go on elsewhere, after a notice from where they are; only a loss is a failure."""
+    added = {node.node_id: node for node in (add_node(cluster, "c"), add_node(cluster, "d"))}
     run = tmp_path / "run"
-    more = [ONE_CPU, "workers.placement=spread", "recovery.max_failures=0"]
-    process = start(on(cluster, launch_command(run, *more, "training.checkpoint_every_steps=1000")))
-    wait_for(lambda: any(event["event"] == "first_step" for event in events(run)), process)
-    drain(cluster, going.node_id)
+    more = [ONE_CPU, "workers.placement=spread", "recovery.max_failures=1"]
+    process = start(on(cluster, launch_command(run, *more, "training.checkpoint_every_steps=40")))
+    wait_for_training(run, process, attempt=1, num_saves=1)
+    # Three workers are on three of four nodes, then on all three.
+    lost = min(nodes_used(run, attempt=1) & added.keys())
+    cluster.remove_node(added.pop(lost), allow_graceful=False)
+    wait_for(lambda: num_first_steps(run) == 2, process)
+    [going] = added
+    assert going in nodes_used(run, attempt=2)
+    assert lost not in nodes_used(run, attempt=2)
+    drain(cluster, going)
     output = end(process)
     assert "will be taken away: saving, then going on elsewhere" in output
-    assert restarts(run, "preemption") == 1
-    assert restarts(run, "failure") == 0
-    assert going.node_id not in {worker["node_id"] for worker in attempts(run)[1]["workers"]}
+    assert restarts(run, "failure") == restarts(run, "preemption") == 1
+    assert not {lost, going} & nodes_used(run, attempt=3)
     assert_same_result(run, undisturbed)
-    cluster.remove_node(going, allow_graceful=False)
+    cluster.remove_node(added[going], allow_graceful=False)
+
+
+def nodes_used(run: Path, attempt: int) -> set[str]:
+    return {worker["node_id"] for worker in attempts(run)[attempt - 1]["workers"]}
+
+
+def num_first_steps(run: Path) -> int:
+    return sum(event["event"] == "first_step" for event in events(run))
 
 
 def drain(cluster: Cluster, node_id: str) -> None:
@@ -118,12 +120,19 @@ def drain(cluster: Cluster, node_id: str) -> None:
     assert accepted, why
 
 
-def test_labels_choose_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_submitted_job_finds_its_cluster_and_the_nodes_with_its_labels(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray gives a job's entry point the address in RAY_ADDRESS."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     run = tmp_path / "run"
     more = [ONE_CPU, "workers.count=2", "workers.label_selector={zone: b}", "training.epochs=1"]
-    finish(on(cluster, launch_command(run, *more)))
-    nodes = {node["NodeID"]: node["Labels"].get("zone") for node in nodes_of(cluster)}
-    assert {nodes[worker["node_id"]] for worker in attempts(run)[0]["workers"]} == {"b"}
+    output = finish(launch_command(run, *more))
+    assert "Preflight passed" in output
+    zones = {node["NodeID"]: node["Labels"].get("zone") for node in nodes_of(cluster)}
+    assert {zones[node_id] for node_id in nodes_used(run, attempt=1)} == {"b"}
+    results = json.loads((run / "results.json").read_bytes())
+    assert results["workers"]["hosts"] == [os.uname().nodename]
 
 
 def nodes_of(cluster: Cluster) -> list[dict[str, Any]]:
@@ -203,29 +212,6 @@ def test_preflight_names_a_storage_that_is_not_shared(cluster: Cluster, tmp_path
     output = finish([*command, "--run-dir", "/proc/nowhere/run"], expected=1)
     assert "fail" in output
     assert "set storage.directory" in output
-
-
-def test_a_submitted_job_finds_its_cluster(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray gives a job's entry point the address in RAY_ADDRESS."""
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    run = tmp_path / "run"
-    output = finish(launch_command(run, ONE_CPU, "workers.count=1", "training.epochs=1"))
-    assert "Preflight passed" in output
-    results = json.loads((run / "results.json").read_bytes())
-    assert results["workers"]["hosts"] == [os.uname().nodename]
-
-
-def test_an_embedded_ray_works_beside_a_cluster(
-    cluster: Cluster, undisturbed: Path, tmp_path: Path
-) -> None:
-    before = {node["NodeID"] for node in nodes_of(cluster) if node["Alive"]}
-    run = tmp_path / "run"
-    output = finish(launch_command(run))
-    assert "Ray on this machine" in output
-    assert_same_result(run, undisturbed)
-    assert {node["NodeID"] for node in nodes_of(cluster) if node["Alive"]} == before
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -16,7 +15,6 @@ from tests.integration.launches import (
     end,
     family,
     launch_command,
-    wait_for_training,
 )
 from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, finish, start, wait_for
 
@@ -29,31 +27,6 @@ def test_one_worker_gives_the_bits_of_a_local_run(tmp_path: Path, undisturbed: P
     results = json.loads((run / "results.json").read_bytes())
     assert results["workers"]["count"] == 1
     assert results["restarts"] == {"failures": 0, "preemptions": 0, "seconds_lost": 0.0}
-
-
-def test_an_embedded_ray_listens_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(launch_command(run, "training.epochs=40"))
-    try:
-        wait_for_training(run, process, attempt=1, num_saves=1)
-        everybody = family(process)
-        listening = {
-            connection.laddr.ip
-            for each in everybody
-            for connection in each.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        }
-        words = " ".join(word for each in everybody for word in each.cmdline())
-    finally:
-        process.terminate()
-    output, _ = process.communicate()
-    assert process.returncode == 143, output
-    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    [logs] = [line for line in output.splitlines() if line.startswith("Ray on this machine")]
-    folder = Path(logs.rpartition(" ")[2]).parents[1]
-    assert str(folder) in words
-    assert_gone(everybody)
-    assert not folder.exists()
 
 
 def test_sigterm_while_ray_starts_ends_in_order(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 
+import psutil
 import pytest
 
 from distcnn.run_directory.run import RunDirectory
@@ -19,11 +22,12 @@ from tests.integration.launches import (
     attempts,
     end,
     family,
+    ips_listened_on,
     kill,
     launch_command,
+    ray_folder,
     restarts,
     wait_for_training,
-    worker_pids,
 )
 from tests.integration.runs import assert_same_result, distcnn, events, finish, start, wait_for
 
@@ -43,93 +47,83 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def test_kill_9_of_workers(
+def test_workers_that_are_killed_or_hang(
     tmp_path: Path, undisturbed: Path, chance: random.Random, chaos_rounds: int
 ) -> None:
-    """Of one at a random step, then of two at once; again and again in `make chaos`."""
+    """One dies, then two at once, then one hangs; again and again in `make chaos`."""
     run = tmp_path / "run"
-    process = start(launch_command(run, f"recovery.max_failures={2 * chaos_rounds}"))
-    victims = [chance.sample(range(3), count) for _ in range(chaos_rounds) for count in (1, 2)]
-    for attempt, ranks in enumerate(victims, start=1):
-        # Steps are a few milliseconds each, and a save is every third.
-        most = NUM_STEPS // 3 // (len(victims) + 1)
-        pids = wait_for_training(run, process, attempt, chance.randrange(1, most))
-        time.sleep(chance.uniform(0, 0.02))
-        kill([pids[rank] for rank in ranks])
+    blows = [(1, SIGKILL), (2, SIGKILL), (1, SIGSTOP)] * chaos_rounds
+    began = time.monotonic()
+    process = start(launch_command(run, f"recovery.max_failures={len(blows)}"))
+    # A save is every third step; the steps that are left are shared by the blows.
+    most = NUM_STEPS // 3 // (len(blows) + 1)
+    for attempt, (count, number) in enumerate(blows, start=1):
+        pids = wait_for_training(run, process, attempt, chance.randrange(1, max(2, most)))
+        time.sleep(chance.uniform(0, 0.02))  # Steps are a few milliseconds each.
+        kill(chance.sample(pids, count), number)
+        hurt_at = time.monotonic()
+        wait_for(lambda: restarts(run) == attempt, process)  # noqa: B023
+        assert time.monotonic() - hurt_at < 60
     output = end(process)
     assert_same_result(run, undisturbed)
-    assert restarts(run) == len(victims)
-    assert "died: starting again from step" in output
-    results = json.loads((run / "results.json").read_bytes())
-    assert results["restarts"]["failures"] == len(victims)
-    assert 0 < results["restarts"]["seconds_lost"] < 30 * len(victims)
+    assert output.count("died: starting again from step") == 2 * chaos_rounds
+    assert output.count("hung: starting again from step") == chaos_rounds
+    told = json.loads((run / "results.json").read_bytes())["restarts"]
+    assert told["failures"] == len(blows)
+    assert 0 < told["seconds_lost"] < time.monotonic() - began
 
 
-def test_a_worker_that_hangs_is_noticed(
-    tmp_path: Path, undisturbed: Path, chance: random.Random
+def test_a_second_driver_is_refused_and_a_killed_one_followed(
+    tmp_path: Path, undisturbed: Path
 ) -> None:
+    """By the same command while its workers may still live, one of them stopped; by `resume`."""
     run = tmp_path / "run"
     process = start(launch_command(run))
-    pids = wait_for_training(run, process, attempt=1, num_saves=5)
-    hung = pids[chance.randrange(3)]
-    kill([hung], signal.SIGSTOP)
-    stopped_at = time.monotonic()
-    wait_for(lambda: restarts(run) == 1, process)
-    assert time.monotonic() - stopped_at < 60
-    output = end(process)
-    assert "hung: starting again from step" in output
+    pids = wait_for_training(run, process, attempt=1, num_saves=1)
+    kill(pids, SIGSTOP)
+    output = finish(launch_command(run), expected=1)
+    assert f"process {process.pid} on {os.uname().nodename}" in output
+    kill(pids[1:], signal.SIGCONT)
+    first = kill_9(process)
+    process = start(launch_command(run))
+    wait_for_training(run, process, attempt=2, num_saves=7)
+    assert_gone(first)
+    second = kill_9(process)
+    finish(distcnn("resume", run))
+    assert_gone(second)
     assert_same_result(run, undisturbed)
 
 
-@pytest.mark.parametrize("again", ["the same command", "resume"])
-def test_kill_9_of_the_driver(tmp_path: Path, undisturbed: Path, again: str) -> None:
-    run = tmp_path / "run"
-    process = start(launch_command(run))
-    wait_for_training(run, process, attempt=1, num_saves=7)
+def kill_9(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The driver alone; all that it leaves behind."""
     everybody = family(process)
     assert len(everybody) > 5
     process.kill()
     process.communicate()
-    command = launch_command(run) if again == "the same command" else distcnn("resume", run)
-    finish(command)
-    assert_gone(everybody)
-    assert_same_result(run, undisturbed)
+    return everybody
 
 
-def test_kill_9_of_the_driver_takes_a_stopped_worker_along(tmp_path: Path) -> None:
+def test_signals_save_and_say_how_to_go_on(tmp_path: Path, undisturbed: Path) -> None:
+    """Ctrl-C, then SIGTERM, then Ctrl-C twice since the workers cannot save; the bits are kept."""
     run = tmp_path / "run"
-    process = start(launch_command(run))
-    pids = wait_for_training(run, process, attempt=1, num_saves=1)
+    # Saves are the signals' alone, after the first one at step 20.
+    command = launch_command(run, "training.checkpoint_every_steps=20")
+    for attempt, number in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
+        process = start(command)
+        wait_for_training(run, process, attempt, num_saves=1)
+        everybody = family(process)
+        assert ips_listened_on(everybody) == {"127.0.0.1"}
+        process.send_signal(number)
+        output = end(process, 128 + number)
+        assert f"{number.name}: saving, then stopping" in output
+        assert f"distcnn resume {run}" in output
+        assert json.loads((run / "results.json").read_bytes())["status"] == "stopped"
+        assert_gone(everybody)
+        assert not ray_folder(output).exists()
+    process = start(command)
+    pids = wait_for_training(run, process, attempt=3, num_saves=1)
     everybody = family(process)
-    kill(pids[:1], signal.SIGSTOP)
-    process.kill()
-    process.communicate()
-    assert_gone(everybody)
-
-
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(
-    tmp_path: Path, undisturbed: Path, number: signal.Signals, expected: int
-) -> None:
-    run = tmp_path / "run"
-    # Saves are the signal's alone, after the first one at step 20.
-    process = start(launch_command(run, "training.checkpoint_every_steps=20", "training.epochs=40"))
-    wait_for_training(run, process, attempt=1, num_saves=1)
-    everybody = family(process)
-    process.send_signal(number)
-    output = end(process, expected)
-    assert f"{number.name}: saving, then stopping" in output
-    assert f"distcnn resume {run}" in output
-    assert json.loads((run / "results.json").read_bytes())["status"] == "stopped"
-    assert_gone(everybody)
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(launch_command(run, "training.epochs=40"))
-    pids = wait_for_training(run, process, attempt=1, num_saves=1)
-    everybody = family(process)
-    kill(pids, signal.SIGSTOP)  # They cannot save.
+    kill(pids, SIGSTOP)
     process.send_signal(signal.SIGINT)
     time.sleep(2)
     assert process.poll() is None
@@ -139,94 +133,57 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - asked_at < 15
     assert "Traceback" not in output
     assert_gone(everybody)
-
-
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:
-    run = tmp_path / "run"
-    process = start(launch_command(run))
-    wait_for_training(run, process, attempt=1, num_saves=2)
-    process.terminate()
-    end(process, 143)
-    finish(launch_command(run))
+    finish(command)
     assert_same_result(run, undisturbed)
 
 
-# Loaded by every Python that is started below: the first process to rename so many files in a
-# checkpoint folder dies of it. With a file of its own for each moment, it happens once.
-DIE_IN_A_COMMIT = """
-import os, signal
+# Loaded by every Python that is started below. One worker dies as it learns what to do, one with a
+# checkpoint written but not in its place, one with it in its place but not in the index.
+DIE_ONCE_IN_EACH_WAY = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-moment, times, marker = os.environ["DIE_MOMENT"], int(os.environ["DIE_TIMES"]), os.environ["DIED"]
-original, left = Path.replace, [times]
+def die_if_first(way):
+    try:
+        Path(os.environ["DEATHS"], way).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+class AtTheStart(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "distcnn.orchestration.assignment" and "default_worker" in sys.argv[0]:
+            die_if_first("start")
+sys.meta_path.insert(0, AtTheStart())
+original, num_commits = Path.replace, [0]
 def deadly(self, target):
-    here = "checkpoints" in str(target)
-    left[0] -= here
-    due = here and left[0] == 0 and not os.path.exists(marker)
-    if due:
-        Path(marker).touch()
-    if due and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
+    num_commits[0] += "checkpoints" in str(target)
+    if num_commits[0] == 8:
+        die_if_first("before")
     result = original(self, target)
-    if due:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if num_commits[0] == 8:
+        die_if_first("after")
     return result
 Path.replace = deadly
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "times"),
-    [
-        ("before", 8),  # The checkpoint written, but not yet in its place.
-        ("after", 8),  # In its place, but not yet in the index.
-    ],
-)
-def test_a_worker_that_dies_in_the_middle_of_a_commit(
-    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, moment: str, times: int
+def test_workers_that_die_at_the_start_and_in_the_middle_of_commits(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DIE_IN_A_COMMIT, encoding="utf-8")
+    (tmp_path / "sitecustomize.py").write_text(DIE_ONCE_IN_EACH_WAY, encoding="utf-8")
+    (tmp_path / "deaths").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("DIE_MOMENT", moment)
-    monkeypatch.setenv("DIE_TIMES", str(times))
-    monkeypatch.setenv("DIED", str(tmp_path / "died"))
+    monkeypatch.setenv("DEATHS", str(tmp_path / "deaths"))
     run = tmp_path / "run"
-    finish(launch_command(run))
-    assert (tmp_path / "died").exists()
-    assert restarts(run) == 1
+    # The room of those that died is given back: nobody waits for it as long as this.
+    output = finish(launch_command(run, "recovery.wait_for_workers_seconds=20"))
+    assert {path.name for path in (tmp_path / "deaths").iterdir()} == {"start", "before", "after"}
+    assert "a worker died while it started: starting again from step 0" in output
+    assert restarts(run) == 3
     assert_same_result(run, undisturbed)
     files = {path.name for path in (run / "checkpoints").iterdir()}
     committed = {record.file for record in RunDirectory(run).read_checkpoints()}
     assert {name for name in files if not name.startswith("index-")} == committed
-
-
-# A worker dies as it learns what to do, once.
-DIE_AT_THE_START = """
-import os, signal, sys
-from importlib.abc import MetaPathFinder
-from pathlib import Path
-class Fault(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name == "distcnn.orchestration.assignment" and "default_worker" in sys.argv[0]:
-            try:
-                Path(os.environ["DIED"]).touch(exist_ok=False)
-            except FileExistsError:
-                return None
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.meta_path.insert(0, Fault())
-"""
-
-
-def test_a_worker_that_dies_at_the_start_leaves_its_room_to_the_next(
-    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DIE_AT_THE_START, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("DIED", str(tmp_path / "died"))
-    run = tmp_path / "run"
-    output = finish(launch_command(run, "recovery.wait_for_workers_seconds=20"))
-    assert (tmp_path / "died").exists()
-    assert "a worker died while it started: starting again from step 0" in output
-    assert_same_result(run, undisturbed)
 
 
 @pytest.fixture
@@ -267,7 +224,7 @@ def test_out_of_memory_twice_at_one_step_is_not_tried_a_third_time(tmp_path: Pat
 
 def test_what_is_not_finite_is_not_tried_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    more = ["optimizer.name=sgd", "optimizer.lr=1e30", "schedule.name=constant"]
+    more = ["optimizer.name=sgd", "optimizer.lr=1e30", "schedule.name=constant", "workers.count=2"]
     output = finish(launch_command(run, *more), expected=1)
     assert "lower learning rate" in output
     assert "Traceback" not in output
@@ -277,25 +234,12 @@ def test_what_is_not_finite_is_not_tried_again(tmp_path: Path) -> None:
 
 def test_failures_are_bounded(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(launch_command(run, "recovery.max_failures=0", "training.epochs=40"))
+    process = start(launch_command(run, "recovery.max_failures=0", "workers.count=2"))
     pids = wait_for_training(run, process, attempt=1, num_saves=2)
-    kill(pids[2:])
+    kill(pids[1:], SIGKILL)
     output = end(process, expected=1)
-    assert f"worker 2 on {os.uname().nodename} (process {pids[2]}) died" in output
+    assert f"worker 1 on {os.uname().nodename} (process {pids[1]}) died" in output
     assert "recovery.max_failures = 0" in output
     assert restarts(run) == 0
     kinds = [event["event"] for event in events(run)]
     assert kinds[-2:] == ["attempt_failed", "failed"]
-
-
-def test_a_second_driver_is_refused_by_name(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(launch_command(run, "training.epochs=200"))
-    wait_for_training(run, process, attempt=1, num_saves=1)
-    output = finish(launch_command(run, "training.epochs=200"), expected=1)
-    assert f"process {process.pid} on {os.uname().nodename}" in output
-    everybody = family(process)
-    process.kill()
-    process.communicate()
-    assert_gone(everybody)
-    assert worker_pids(run, 1)
