@@ -29,7 +29,7 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 test: $(VENV)/.installed  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-chaos: $(VENV)/.installed  ## kill launched runs on longer random schedules: make chaos ROUNDS=10
+chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
 	$(BIN)/python -m pytest -s tests/integration/test_launch_recovery.py -k killed_or_hang \
 	  --chaos-rounds=$(ROUNDS) $(ARGS)
 

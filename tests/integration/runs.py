@@ -25,7 +25,8 @@ OVERRIDES = [
     "schedule.warmup_fraction=0.25",
     "workers.cpus=1",
 ]
-TIMEOUT_SECONDS = 120
+# No bar, but an end for what would wait for ever.
+TIMEOUT_SECONDS = 300
 # What must be the same whatever happened on the way: timings may differ.
 TOLD_ONCE = ("step", "epoch", "train/loss", "val/loss", "val/accuracy", "lr")
 
