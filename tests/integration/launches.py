@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def wait_for_training(
 
 def restarts(run: Path, cause: str = "failure") -> int:
     return sum(event["event"] == "restart" and event["cause"] == cause for event in events(run))
+
+
+def times(run: Path, kind: str) -> list[float]:
+    """When events of that kind were recorded, in seconds since the epoch (Unix)."""
+    recorded = [str(event["time"]) for event in events(run) if event["event"] == kind]
+    return [datetime.fromisoformat(time).timestamp() for time in recorded]
 
 
 def kill(pids: list[int], number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -19,9 +20,10 @@ from tests.integration.launches import (
     end,
     launch_command,
     restarts,
+    times,
     wait_for_training,
 )
-from tests.integration.runs import assert_same_result, distcnn, events, finish, start, wait_for
+from tests.integration.runs import assert_same_result, distcnn, finish, start, wait_for
 
 # On nodes of two CPUs each, as Ray counts them: any two have room for three workers.
 ONE_CPU = "workers.cpus=1"
@@ -68,11 +70,11 @@ def on(cluster: Cluster, command: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a Ray of its own, which leaves the cluster beside it alone."""
-    before = nodes_of(cluster)
+    before = alive(cluster)
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     output = finish(launch_command(run))
     assert "Ray on this machine" in output
-    assert [node["NodeID"] for node in nodes_of(cluster)] == [node["NodeID"] for node in before]
+    assert alive(cluster) == before
     return run
 
 
@@ -83,18 +85,21 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
     added = {node.node_id: node for node in (add_node(cluster, "c"), add_node(cluster, "d"))}
     run = tmp_path / "run"
     more = [ONE_CPU, "workers.placement=spread", "recovery.max_failures=1"]
-    process = start(on(cluster, launch_command(run, *more, "training.checkpoint_every_steps=40")))
+    # Saves are those at the ends of epochs, and the notice's.
+    process = start(on(cluster, launch_command(run, *more, "training.checkpoint_every_steps=1000")))
     wait_for_training(run, process, attempt=1, num_saves=1)
     # Three workers are on three of four nodes, then on all three.
     lost = min(nodes_used(run, attempt=1) & added.keys())
     cluster.remove_node(added.pop(lost), allow_graceful=False)
-    wait_for(lambda: num_first_steps(run) == 2, process)
+    wait_for(lambda: len(times(run, "first_step")) == 2, process)
     [going] = added
     assert going in nodes_used(run, attempt=2)
     assert lost not in nodes_used(run, attempt=2)
     drain(cluster, going)
     output = end(process)
     assert "will be taken away: saving, then going on elsewhere" in output
+    steps = [int(step) for step in re.findall(r"starting again from step (\d+)", output)]
+    assert 0 < steps[0] < steps[1]
     assert restarts(run, "failure") == restarts(run, "preemption") == 1
     assert not {lost, going} & nodes_used(run, attempt=3)
     assert_same_result(run, undisturbed)
@@ -103,10 +108,6 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
 
 def nodes_used(run: Path, attempt: int) -> set[str]:
     return {worker["node_id"] for worker in attempts(run)[attempt - 1]["workers"]}
-
-
-def num_first_steps(run: Path) -> int:
-    return sum(event["event"] == "first_step" for event in events(run))
 
 
 def drain(cluster: Cluster, node_id: str) -> None:
@@ -133,6 +134,10 @@ def test_a_submitted_job_finds_its_cluster_and_the_nodes_with_its_labels(
     assert {zones[node_id] for node_id in nodes_used(run, attempt=1)} == {"b"}
     results = json.loads((run / "results.json").read_bytes())
     assert results["workers"]["hosts"] == [os.uname().nodename] * 2
+
+
+def alive(cluster: Cluster) -> set[str]:
+    return {node["NodeID"] for node in nodes_of(cluster) if node["Alive"]}
 
 
 def nodes_of(cluster: Cluster) -> list[dict[str, Any]]:
