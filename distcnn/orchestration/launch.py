@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# First imported while another thread forks, it has that thread release a lock it never took.
+import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport]
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
