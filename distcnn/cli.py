@@ -20,6 +20,7 @@ from distcnn.location import Location, LocationError, location
 
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
+    from distcnn.orchestration.tune import SweepResult
     from distcnn.run_directory.run import RunResult
 
 _INTERRUPTED = 130
@@ -109,8 +110,31 @@ def _parser() -> argparse.ArgumentParser:
         "--preflight", action="store_true", help="check the cluster, and start nothing"
     )
 
-    resume = _add(verbs, "resume", _resume, "go on with a run that was stopped or killed")
-    resume.add_argument("run", type=_location, metavar="RUN", help=_RUN_HELP)
+    tune = _add(verbs, "tune", _tune, "search learning rates, channel counts or any other field")
+    tune.set_defaults(default_config="tune")
+    tune.add_argument(
+        "config",
+        nargs="?",
+        metavar="SWEEP",
+        help="a sweep's YAML file, or the name of a shipped one (default: tune)",
+    )
+    tune.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.field=value",
+        help="replace a field of the sweep (search=optuna), or a value of its base config",
+    )
+    tune.add_argument("--num-trials", type=_positive, metavar="N", help="how many trials")
+    tune.add_argument(
+        "--run-dir", type=_location, metavar="DIR", help="the sweep's folder, made anew"
+    )
+    _add_address(tune)
+    tune.add_argument(
+        "--dry-run", action="store_true", help="print the plan and the trials, and start nothing"
+    )
+
+    resume = _add(verbs, "resume", _resume, "go on with a run or sweep that was stopped or killed")
+    resume.add_argument("run", type=_location, metavar="RUN", help=f"{_RUN_HELP}; or a sweep's")
     _add_address(resume)
 
     evaluate = _add(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
@@ -193,13 +217,24 @@ def _location(text: str) -> Location:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _load_config(options: argparse.Namespace) -> RunConfig:
-    from distcnn import config_file
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
+
+def _named_config(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The config that was typed, or the verb's default, and the overrides."""
     config, overrides = options.config, options.overrides
     if config is not None and _OVERRIDE.match(config) and not Path(config).is_file():
         config, overrides = None, [config, *overrides]
-    return config_file.load(config or options.default_config, overrides)
+    return config or options.default_config, overrides
+
+
+def _load_config(options: argparse.Namespace) -> RunConfig:
+    from distcnn import config_file
+
+    return config_file.load(*_named_config(options))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -238,6 +273,34 @@ def _launch(options: argparse.Namespace) -> int:
     return _conclude(launch.launch(config, watcher(), options.run_dir, address))
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from distcnn.sweep import file
+
+    sweep = file.load(*_named_config(options), options.num_trials)
+    if options.dry_run:
+        from distcnn.sweep.plan import render
+
+        print(render(sweep), end="")
+        return 0
+    from distcnn.orchestration import tune
+    from distcnn.orchestration.session import given_address
+    from distcnn.sweep.view import sweep_view
+
+    _end_on_sigterm()
+    address = given_address(options.address)
+    return _conclude_sweep(tune.tune(sweep, sweep_view(), options.run_dir, address))
+
+
+def _conclude_sweep(result: SweepResult) -> int:
+    """Show how a sweep ended; returns the exit code that says the same."""
+    from distcnn.sweep.summary import print_sweep
+
+    print_sweep(result.directory, result.results)
+    if result.signal_number is not None:
+        return 128 + result.signal_number
+    return 0 if result.results["status"] == "completed" else 1
+
+
 def _end_on_sigterm() -> None:
     """Leave in order, before there are workers that can save: what was made is cleaned up."""
 
@@ -249,11 +312,21 @@ def _end_on_sigterm() -> None:
 
 def _resume(options: argparse.Namespace) -> int:
     from distcnn.run_directory.run import open_run
+    from distcnn.sweep.directory import SweepDirectory, is_sweep
 
+    if is_sweep(options.run):
+        from distcnn.orchestration import tune
+        from distcnn.orchestration.session import given_address
+        from distcnn.sweep.view import sweep_view
+
+        _end_on_sigterm()
+        directory, address = SweepDirectory(options.run.absolute()), given_address(options.address)
+        return _conclude_sweep(tune.resume(directory, sweep_view(), address))
     run = open_run(options.run)
     from distcnn.progress import watcher
 
-    if (run.read_provenance() or {}).get("launcher") == "ray":
+    is_launched = (run.read_provenance() or {}).get("launcher") == "ray"
+    if is_launched or run.read_config().workers.count > 1:
         from distcnn.orchestration import launch
         from distcnn.orchestration.session import given_address
 
@@ -309,13 +382,13 @@ def _runs(options: argparse.Namespace) -> int:
         raise UsageError(f"there is no folder {options.folder}; `distcnn train` makes runs/")
     from concurrent.futures import ThreadPoolExecutor
 
-    from distcnn.run_directory.run import list_runs
     from distcnn.summary import print_runs, summarize_run
+    from distcnn.sweep.directory import runs_and_trials
 
     # An object store answers slowly, but many at once.
     with ThreadPoolExecutor(_NUM_READERS) as pool:
-        rows = list(pool.map(summarize_run, list_runs(options.folder)))
-    print(json.dumps(rows, indent=2)) if options.json else print_runs(rows)
+        rows = list(pool.map(summarize_run, runs_and_trials(options.folder)))
+    print(json.dumps(rows, indent=2)) if options.json else print_runs(options.folder, rows)
     return 0
 
 

@@ -25,16 +25,20 @@ NUM_CLASSES = 10
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 T = TypeVar("T")
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A frozen group of fields; each field's docstring is its help text."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which images, and how they are divided and augmented."""
 
     source: Literal["auto", "fashion-mnist", "synthetic"] = "auto"
@@ -51,7 +55,7 @@ class DataConfig(_Section):
     """Shift each training image by up to this many pixels along each axis."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network: blocks of convolution, batch norm, activation, pooling; then one FC layer.
 
     A value given as a list holds one entry per block; a single value holds for all of them.
@@ -121,7 +125,7 @@ def _of_block(value: T | tuple[T, ...], index: int) -> T:
     return value[index] if isinstance(value, tuple) else value  # pyright: ignore[reportReturnType]
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """How gradients become steps."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -134,7 +138,7 @@ class OptimizerConfig(_Section):
     """Share of the last step that `sgd` carries on; the Adams do not use it."""
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """How the learning rate moves over a run, by the step."""
 
     name: Literal["constant", "one-cycle", "cosine"] = "constant"
@@ -149,7 +153,7 @@ class ScheduleConfig(_Section):
         return self
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How long and in what pieces."""
 
     epochs: Positive = 3
@@ -183,14 +187,14 @@ class TrainingConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """How a network is evaluated."""
 
     flip_average: bool = False
     """Average the class probabilities over an image and its mirror."""
 
 
-class WorkersConfig(_Section):
+class WorkersConfig(Section):
     """What trains. Left open, it is decided on the machine at the start and then recorded."""
 
     count: Positive = 1
@@ -198,8 +202,9 @@ class WorkersConfig(_Section):
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of each worker, a fraction too; it computes with as many threads, one at least. By
     default all cores of the machine, shared among its workers; one on a cluster that is given."""
-    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
-    """GPUs of each worker; one where there is one for each by default."""
+    gpus: Annotated[int | float, Field(ge=0, le=1)] | None = None
+    """GPUs of each worker; one where there is one for each by default. A worker that is alone may
+    have a fraction: trials of a sweep that share a GPU."""
     placement: Literal["pack", "spread"] = "pack"
     """`pack` puts workers on as few nodes as possible, `spread` on as many."""
     accelerator_type: str | None = None
@@ -213,8 +218,18 @@ class WorkersConfig(_Section):
         assert self.cpus is not None, "the config is resolved before training"
         return max(1, int(self.cpus))
 
+    @model_validator(mode="after")
+    def _no_two_workers_on_one_gpu(self) -> Self:
+        if self.count > 1 and self.gpus not in (None, 0, 1):
+            raise ValueError(
+                f"gpus = {self.gpus} for count = {self.count}: NCCL refuses two workers on one GPU,"
+                " so only a worker that is alone may have a fraction; set gpus to 0 or 1, or"
+                " count=1"
+            )
+        return self
 
-class RecoveryConfig(_Section):
+
+class RecoveryConfig(Section):
     """What a launched run does about what fails around it."""
 
     max_failures: NonNegative = 3
@@ -233,7 +248,7 @@ def _as_location(value: object) -> Location:
     raise PydanticCustomError("location_type", "Input should be a folder, or s3://bucket/prefix")
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """Where runs are kept."""
 
     directory: Annotated[Location, PlainValidator(_as_location), PlainSerializer(str)] = Path(
@@ -242,12 +257,12 @@ class StorageConfig(_Section):
     """Folder, or s3://bucket/prefix, in which a run gets its own folder, `<name>-<time>`."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One training run, complete."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "article"
+    name: Name = "article"
     """The first part of the run directory's name."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Start of every random choice: weights, validation split, order, augmentation."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -33,17 +34,21 @@ class ConfigError(UsageError):
     """A configuration that cannot be run; the message lists every wrong field."""
 
 
+T = TypeVar("T", bound=BaseModel)
+
+
 @dataclass
-class _Draft:
+class Draft(Generic[T]):
     """Plain values on their way to a config, and where each came from."""
 
+    model: type[T]
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     origins: dict[str, str] = field(default_factory=dict[str, str])
 
     def merge(self, values: Mapping[str, Any], origin: str) -> None:
         """Lay `values` over what is here, section by section."""
         for name, value in values.items():
-            if value is None and _section(name):
+            if value is None and _section(self.model, name):
                 value = {}  # `training:` with all its fields commented out.
             if isinstance(value, dict) and isinstance(self.values.get(name, {}), dict):
                 self.values.setdefault(name, {})
@@ -62,6 +67,25 @@ class _Draft:
         origins = dict.fromkeys(inside or [self.origins.get(path, "defaults")])
         return ", ".join(origins)
 
+    def check(self) -> T | list[str]:
+        """The config, or a line on each field that is wrong."""
+        try:
+            return self.model.model_validate_json(json.dumps(self.values, default=str), strict=True)
+        except ValidationError as error:
+            fields = _by_field(self.model, error)
+            return [_describe(self.model, path, each, self.origin_of) for path, each in fields]
+        except ValueError as error:  # From the JSON encoder.
+            raise ConfigError(f"the configuration cannot be written as JSON: {error}") from None
+
+    def validated(self) -> T:
+        """The config.
+
+        Raises:
+            ConfigError: with everything that is wrong with it.
+        """
+        checked = self.check()
+        return refuse(checked) if isinstance(checked, list) else checked
+
 
 def load(config: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a config by its path or shipped name, apply `section.field=value` overrides, validate.
@@ -69,24 +93,31 @@ def load(config: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: with every wrong field, where it was given, and what is allowed.
     """
-    draft = _Draft()
+    return draft(config, overrides).validated()
+
+
+def draft(config: str | None, overrides: Sequence[str]) -> Draft[RunConfig]:
+    """What `load` validates, before it does.
+
+    Raises:
+        ConfigError: a file cannot be found or read.
+    """
+    draft = Draft(RunConfig)
     if config is not None:
         _merge_file(draft, find(config))
     for override in overrides:
-        draft.merge(_parse_override(override), COMMAND_LINE)
-    return validate(draft.values, draft.origin_of)
+        draft.merge(parse_override(override), COMMAND_LINE)
+    return draft
 
 
-def validate(values: dict[str, Any], origin_of: Callable[[str], str]) -> RunConfig:
-    """Turn plain values into a config, or say everything that is wrong with them."""
-    try:
-        return RunConfig.from_plain(values)
-    except ValidationError as error:
-        lines = [_describe(path, details, origin_of) for path, details in _by_field(error)]
-    except ValueError as error:  # From the JSON encoder.
-        raise ConfigError(f"the configuration cannot be written as JSON: {error}") from None
-    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
-    raise ConfigError("\n".join([f"{count} in the configuration", *lines]))
+def refuse(errors: Sequence[str], what: str = "configuration") -> NoReturn:
+    """Tell everything that is wrong, at once.
+
+    Raises:
+        ConfigError: always.
+    """
+    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    raise ConfigError("\n".join([f"{count} in the {what}", *errors]))
 
 
 def find(config: str) -> Location:
@@ -153,7 +184,7 @@ def value_at(values: Mapping[str, Any], path: str) -> Any:
     return values
 
 
-def _merge_file(draft: _Draft, path: Location) -> None:
+def _merge_file(draft: Draft[RunConfig], path: Location) -> None:
     values = read_yaml(path)
     base = values.pop("extends", None)
     if base is not None:
@@ -176,7 +207,12 @@ def _find_base(base: str, path: Location) -> Location:
         raise ConfigError(f"{path}: extends: {error}") from None
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def parse_override(override: str) -> dict[str, Any]:
+    """The plain values that `section.field=value` stands for.
+
+    Raises:
+        ConfigError: it is not written like that.
+    """
     path, equals, text = override.partition("=")
     parts = path.split(".")
     if not equals or not all(part.isidentifier() for part in parts) or len(parts) > 2:
@@ -233,23 +269,30 @@ def _parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}{where} is not valid YAML: {problem}") from None
 
 
-def _by_field(error: ValidationError) -> Iterator[tuple[str, list[ErrorDetails]]]:
+def _by_field(
+    model: type[BaseModel], error: ValidationError
+) -> Iterator[tuple[str, list[ErrorDetails]]]:
     """Group the errors by dotted path: a value that fits no variant of a union is one mistake."""
     fields: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         # A text that is no text has no place: it makes all of the JSON invalid.
         section, *rest = [str(part) for part in details["loc"]] or ["the configuration"]
-        names = [section, *rest[:1]] if _section(section) else [section]
+        names = [section, *rest[:1]] if _section(model, section) else [section]
         fields.setdefault(".".join(names), []).append(details)
     yield from fields.items()
 
 
-def _describe(path: str, errors: list[ErrorDetails], origin_of: Callable[[str], str]) -> str:
+def _describe(
+    model: type[BaseModel],
+    path: str,
+    errors: list[ErrorDetails],
+    origin_of: Callable[[str], str],
+) -> str:
     """One line on one field: path, what was given, where, what is allowed, the likely word."""
     first = errors[0]
     where = f"({origin_of(path)})"
     if first["type"] == "extra_forbidden":
-        return f"  {path} {where}: no such field{_suggest_field(path)}"
+        return f"  {path} {where}: no such field{suggest_field(model, path)}"
     if first["type"] == "value_error":
         return f"  {path} {where}: {first['msg'].removeprefix('Value error, ')}"
     allowed = " or ".join(dict.fromkeys(_allowed(details) for details in errors))
@@ -278,9 +321,10 @@ def _allowed(details: ErrorDetails) -> str:
     return message
 
 
-def _suggest_field(path: str) -> str:
+def suggest_field(model: type[BaseModel], path: str) -> str:
+    """What to say after `no such field`: the one that was likely meant, or those there are."""
     section, _, name = path.rpartition(".")
-    siblings = _section(section) if section else RunConfig
+    siblings = _section(model, section) if section else model
     same_section = (
         {field: f"{section}.{field}".lstrip(".") for field in siblings.model_fields}
         if siblings
@@ -289,11 +333,11 @@ def _suggest_field(path: str) -> str:
     near = difflib.get_close_matches(name, same_section, n=1)
     if near:
         return f"; did you mean {same_section[near[0]]}?"
-    anywhere = {field.rpartition(".")[2]: field for field in field_paths()}
+    anywhere = {field.rpartition(".")[2]: field for field in field_paths(model)}
     near = difflib.get_close_matches(name, anywhere, n=1)
     if near:
         return f"; did you mean {anywhere[near[0]]}?"
-    return f"; the fields are {', '.join(same_section or RunConfig.model_fields)}"
+    return f"; the fields are {', '.join(same_section or model.model_fields)}"
 
 
 def _suggest_value(errors: list[ErrorDetails]) -> str:
@@ -306,18 +350,18 @@ def _suggest_value(errors: list[ErrorDetails]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def field_paths() -> Iterator[str]:
+def field_paths(model: type[BaseModel] = RunConfig) -> Iterator[str]:
     """Every field that a config may hold, as an override names it."""
-    for name in RunConfig.model_fields:
-        section = _section(name)
+    for name in model.model_fields:
+        section = _section(model, name)
         if section is None:
             yield name
         else:
             yield from (f"{name}.{field}" for field in section.model_fields)
 
 
-def _section(name: str) -> type[BaseModel] | None:
-    info = RunConfig.model_fields.get(name)
+def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    info = model.model_fields.get(name)
     annotation: object = info.annotation if info else None
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -99,8 +98,9 @@ def _status(results: dict[str, Any], holder: Holder | None, has_checkpoints: boo
     return "interrupted" if has_checkpoints else "not started"
 
 
-def print_runs(rows: Sequence[dict[str, Any]]) -> None:
-    """One line a run, the newest last."""
+def print_runs(folder: Location, rows: Sequence[dict[str, Any]]) -> None:
+    """One line a run, the newest last; named as seen from the folder."""
+    prefix = f"{folder.absolute()}/"
     table = Table(box=None, pad_edge=False)
     table.add_column("Run", no_wrap=True)  # Whole, on one line: it is what people copy.
     table.add_column("Status", overflow="fold")
@@ -109,7 +109,7 @@ def print_runs(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         seconds = row.get("train_seconds")
         table.add_row(
-            Path(row["run"]).name,
+            row["run"].removeprefix(prefix),
             row["status"],
             str(row.get("epochs", "")),
             _share(row.get("val_accuracy")),

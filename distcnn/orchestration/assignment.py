@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from distcnn.orchestration.mailbox import MailboxAddress
+from distcnn.orchestration.line import LineAddress
 from distcnn.run_directory.lease import Fence
 from distcnn.run_directory.run import RunDirectory
+
+Purpose = Literal["run", "trial", "winner"]
+"""A `run` is trained and finalized; a sweep's `trial` is trained alone; its `winner`, which has
+been trained, is finalized alone."""
 
 
 @dataclass(frozen=True)
@@ -21,4 +25,5 @@ class Assignment:
     data_sha256: str
     waiting_since: float
     """See `Place`."""
-    mailbox: MailboxAddress
+    purpose: Purpose
+    mailbox: LineAddress

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Decided:
+class Decided:
     """A config with nothing left open, and what its run will stand on."""
 
     config: RunConfig
@@ -56,7 +56,7 @@ def launch(
     if run_dir is not None and (run_dir / "config.yaml").exists():
         return _go_on(RunDirectory(run_dir.absolute()), watcher, address, config)
     storage = run_dir.absolute().parent if run_dir else config.storage.directory.absolute()
-    with _on_cluster(config, watcher, address, storage) as (connected, decided):
+    with on_cluster(config, watcher, address, storage) as (connected, decided):
         run = new_run(config.name, config.storage.directory, run_dir)
         with leased(run, watcher.note) as lease:
             from distcnn.training import provenance
@@ -86,7 +86,7 @@ def _go_on(
     if is_finished and run.read_config() == config:
         watcher.note("This run is finished: there is nothing left to do, and nothing was done")
         return RunResult(run, results or {})
-    with _on_cluster(config, watcher, address, run.path.parent) as (connected, decided):
+    with on_cluster(config, watcher, address, run.path.parent) as (connected, decided):
         recorded = run.read_config()
         # How failures are met is no part of a result, and may be decided anew.
         asked = decided.config.with_values(recovery=recorded.recovery.model_dump())
@@ -148,9 +148,9 @@ def preflight(
 
 
 @contextmanager
-def _on_cluster(
+def on_cluster(
     config: RunConfig, watcher: Watcher, address: str | None, storage: Location
-) -> Generator[tuple[session.Session, _Decided]]:
+) -> Generator[tuple[session.Session, Decided]]:
     """Connect, and decide by the cluster what the config leaves open."""
     if address is None:
         # Ray's start is mostly waiting for its processes.
@@ -169,7 +169,7 @@ class _Meanwhile:
     """Decides by this machine, in a thread."""
 
     def __init__(self, config: RunConfig, watcher: Watcher) -> None:
-        self._decided: _Decided | None = None
+        self._decided: Decided | None = None
         self._error: Exception | None = None
 
         def decide() -> None:
@@ -182,7 +182,7 @@ class _Meanwhile:
         self._thread = threading.Thread(target=decide, name="resolving the config", daemon=True)
         self._thread.start()
 
-    def result(self) -> _Decided:
+    def result(self) -> Decided:
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -190,12 +190,12 @@ class _Meanwhile:
         return self._decided
 
 
-def _decide_here(config: RunConfig, watcher: Watcher) -> _Decided:
+def _decide_here(config: RunConfig, watcher: Watcher) -> Decided:
     from distcnn.training.provenance import Ground
     from distcnn.training.resolve import resolve
 
     resolved, dataset = resolve(config, watcher)
-    return _Decided(resolved, Ground.here(resolved, dataset))
+    return Decided(resolved, Ground.here(resolved, dataset))
 
 
 def _refuse_what_can_never_run(config: RunConfig, *, is_embedded: bool) -> None:
@@ -207,7 +207,7 @@ def _refuse_what_can_never_run(config: RunConfig, *, is_embedded: bool) -> None:
         raise UserError(lacking)
 
 
-def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> _Decided:
+def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location) -> Decided:
     from distcnn.orchestration.preflight import examine
     from distcnn.training.provenance import Ground
     from distcnn.training.resolve import with_decisions
@@ -234,7 +234,7 @@ def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location)
         asked, asked.data.source, chosen, asked.workers.cpus, asked.workers.gpus
     )
     data_sha256 = checked.nodes[0].data_sha256
-    return _Decided(resolved, Ground(resolved.data.source, data_sha256, first.hardware))
+    return Decided(resolved, Ground(resolved.data.source, data_sha256, first.hardware))
 
 
 def _workers_decided(config: RunConfig, nodes: Sequence[Node]) -> RunConfig:
@@ -254,7 +254,7 @@ def _workers_decided(config: RunConfig, nodes: Sequence[Node]) -> RunConfig:
 
 def _supervise(
     run: RunDirectory,
-    decided: _Decided,
+    decided: Decided,
     lease: Lease,
     connected: session.Session,
     watcher: LaunchWatcher,
@@ -270,7 +270,8 @@ def _supervise(
     watcher.note(f"Ray {where}, logs in {connected.logs}")
     control = Control(Workers())
     started = psutil.Process().create_time()
-    job = Job(decided.config, run, lease, decided.ground, connected, control, watcher, started)
+    folder = connected.folder
+    job = Job(decided.config, run, lease, decided.ground, folder, control, watcher, started)
     try:
         # After Ray has been started, which takes SIGTERM for itself.
         with control.listening():

@@ -4,29 +4,18 @@ The driver listens; each worker calls. Ray Train's own reports wait for all work
 controller, these for nobody but the driver; and a Ray actor in between would be one process more
 that takes time from the workers: an idle one wakes up a hundred times a second, which cost 1 % of
 the throughput of two cores.
-
-What is sent is JSON. Who calls has to know a key, which is never sent itself (HMAC).
 """
 
 from __future__ import annotations
 
-import json
-import secrets
-import socket
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import (
-    Client,
-    Connection,
-    answer_challenge,
-    deliver_challenge,
-)
 from typing import Any
 
+from distcnn.orchestration.line import Line, LineAddress, served
 from distcnn.progress import EpochReport, StepReport, Watcher
 
 # A worker without a sign of life for so long is not counted as alive.
@@ -63,15 +52,6 @@ class Digest:
     alive: int = 0
     step: int = 0
     """The last one that is known to be done, since the start of the run."""
-
-
-@dataclass(frozen=True)
-class MailboxAddress:
-    """Where workers reach it, and what lets them in."""
-
-    host: str
-    port: int
-    key: bytes = field(repr=False)
 
 
 class Mailbox:
@@ -136,36 +116,12 @@ class Mailbox:
 
 
 @contextmanager
-def opened(host: str, step: int = 0) -> Generator[tuple[Mailbox, MailboxAddress]]:
+def opened(host: str, step: int = 0) -> Generator[tuple[Mailbox, LineAddress]]:
     """A mailbox that workers reach at this host's address, until the end of the block.
 
     They go on from `step`.
     """
-    mailbox, key = Mailbox(step), secrets.token_bytes(32)
-    with socket.create_server((host, 0), backlog=1024) as server:
-        address = MailboxAddress(host, server.getsockname()[1], key)
-        arguments = (server, mailbox, key)
-        thread = threading.Thread(target=_accept, args=arguments, name="mailbox", daemon=True)
-        thread.start()
-        try:
-            yield mailbox, address
-        finally:
-            server.shutdown(socket.SHUT_RDWR)  # Ends `accept`, which closing does not.
-            thread.join()
-
-
-def _accept(server: socket.socket, mailbox: Mailbox, key: bytes) -> None:
-    while True:
-        try:
-            caller, _ = server.accept()
-        except OSError:
-            return
-        # In a thread of its own from the start: somebody who calls and says nothing stops nobody.
-        threading.Thread(target=_serve, args=(caller, mailbox, key), daemon=True).start()
-
-
-def _serve(caller: socket.socket, mailbox: Mailbox, key: bytes) -> None:
-    """Do what one worker calls for, until it is gone."""
+    mailbox = Mailbox(step)
 
     def begin(process: dict[str, Any]) -> None:
         mailbox.begin(WorkerProcess(**process))
@@ -177,25 +133,15 @@ def _serve(caller: socket.socket, mailbox: Mailbox, key: bytes) -> None:
     def post(method: str, arguments: dict[str, Any], step: int | None) -> None:
         mailbox.post(Message(method, arguments), step)
 
-    calls: dict[str, Callable[..., Any]] = {
+    calls = {
         "begin": begin,
         "offer_address": mailbox.offer_address,
         "meet": meet,
         "beat": mailbox.beat,
         "post": post,
     }
-    # Somebody else may have called, or a worker may die while it does.
-    with (
-        Connection(caller.detach()) as connection,
-        suppress(EOFError, OSError, AuthenticationError),
-    ):
-        deliver_challenge(connection, key)
-        answer_challenge(connection, key)
-        while True:
-            name, arguments = json.loads(connection.recv_bytes())
-            answer = calls[name](*arguments)
-            if name != "post":
-                connection.send_bytes(json.dumps(answer).encode())
+    with served(host, calls, unanswered=("post",)) as address:
+        yield mailbox, address
 
 
 class MailboxLine:
@@ -204,26 +150,25 @@ class MailboxLine:
     When the driver is gone, nothing is said any more: Ray ends the workers then.
     """
 
-    def __init__(self, address: MailboxAddress) -> None:
+    def __init__(self, address: LineAddress) -> None:
         """Call the driver.
 
         Raises:
             OSError: it does not answer.
         """
-        self._connection = Client((address.host, address.port), authkey=address.key)
-        self._lock = threading.Lock()
+        self._line = Line(address)
 
     def begin(self, process: WorkerProcess) -> None:
         """Say that this worker has begun."""
-        self._ask("begin", asdict(process))
+        self._line.ask("begin", asdict(process))
 
     def offer_address(self, address: str) -> None:
         """Say where this worker waits for the others."""
-        self._ask("offer_address", address)
+        self._line.ask("offer_address", address)
 
     def meet(self) -> tuple[str, list[WorkerProcess]]:
         """See `Mailbox.meet`."""
-        address, processes = self._ask("meet")
+        address, processes = self._line.ask("meet")
         return address, [WorkerProcess(**process) for process in processes]
 
     def beat(self, rank: int) -> str:
@@ -232,19 +177,12 @@ class MailboxLine:
         Raises:
             EOFError, OSError: the driver is gone.
         """
-        wish: str = self._ask("beat", rank)
+        wish: str = self._line.ask("beat", rank)
         return wish
 
     def post(self, method: str, arguments: dict[str, Any], step: int | None = None) -> None:
         """Leave a message, for which there is no answer."""
-        content = json.dumps(["post", [method, arguments, step]]).encode()
-        with suppress(OSError), self._lock:
-            self._connection.send_bytes(content)
-
-    def _ask(self, name: str, *arguments: Any) -> Any:
-        with self._lock:
-            self._connection.send_bytes(json.dumps([name, arguments]).encode())
-            return json.loads(self._connection.recv_bytes())
+        self._line.tell("post", method, arguments, step)
 
 
 class PostingWatcher:

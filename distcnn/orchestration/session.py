@@ -127,7 +127,7 @@ def connected(address: str | None) -> Generator[Session]:
         _check_ray_is_not_imported()
     folder = _private_folder()
     if address is not None:
-        with _environment(TRAIN_SETTINGS), _removed(folder), _given(address, folder) as session:
+        with environment(TRAIN_SETTINGS), _removed(folder), _given(address, folder) as session:
             yield session
         return
     token = folder / "token"
@@ -141,7 +141,7 @@ def connected(address: str | None) -> Generator[Session]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
-    with _environment(settings), guarded(folder), _embedded(folder) as session:
+    with environment(settings), guarded(folder), _embedded(folder) as session:
         yield session
 
 
@@ -296,7 +296,7 @@ def _removed(folder: Path) -> Generator[None]:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Generator[None]:
+def environment(settings: Mapping[str, str]) -> Generator[None]:
     """Set variables for the block, which the processes started in it inherit."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,7 +12,7 @@ import ray
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.orchestration import session
-from distcnn.orchestration.assignment import Assignment
+from distcnn.orchestration.assignment import Assignment, Purpose
 from distcnn.orchestration.failures import Budget, Failure
 from distcnn.orchestration.group import Group
 from distcnn.orchestration.mailbox import Digest, Mailbox, opened, relay
@@ -41,12 +41,14 @@ class Job:
     run: RunDirectory
     lease: Lease
     ground: Ground
-    session: session.Session
+    folder: Path
+    """Private to the driver; for what Ray Train wants to keep."""
     control: Control
     """Collects the driver's own signals."""
     watcher: LaunchWatcher
     started: float
     """When the command began, in seconds since the epoch (Unix)."""
+    purpose: Purpose = "run"
 
 
 class _StoppedEarlyError(Exception):
@@ -147,11 +149,12 @@ class _Attempt:
                 fence=fence,
                 data_sha256=job.ground.data_sha256,
                 waiting_since=waiting_since,
+                purpose=job.purpose,
                 mailbox=address,
             )
             # New for each attempt: Ray Train would go on with a name it knows.
             name = f"{job.config.name}-{fence.attempt:06d}-{time.time_ns()}"
-            group = Group(name, job.config.workers, job.session.folder, assignment)
+            group = Group(name, job.config.workers, job.folder, assignment)
             while not group.wait(_LOOK_EVERY_SECONDS):
                 self._listen(mailbox)
                 self._pass_on_wishes(mailbox)
@@ -222,17 +225,12 @@ def _committed_step(run: RunDirectory) -> int:
 
 def _give_up(job: Job, status: Any, reason: str, signal_number: int | None = None) -> RunResult:
     """Record an end that no worker was there to record."""
-    from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
     from distcnn.training.outcome import Outcome
     from distcnn.training.results import record_end
-    from distcnn.training.snapshot import Counters, Snapshot
+    from distcnn.training.snapshot import newest_counters
 
-    records = job.run.read_checkpoints()
-    counters = Counters()
-    with suppress(CheckpointDamagedError, IndexError):
-        counters = Snapshot.decode(read_checkpoint(job.run.checkpoints, records[-1])).counters
     fence = job.lease.fence
     job.run.append_event(status, attempt=fence.attempt, reason=reason)
-    outcome = replace(Outcome(status, counters), reason=reason)
+    outcome = Outcome(status, newest_counters(job.run), reason)
     results = record_end(job.config, job.run, outcome, fence, job.ground, hosts=())
     return RunResult(job.run, results, signal_number)

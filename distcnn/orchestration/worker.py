@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -39,7 +39,7 @@ from distcnn.training.fit import OutOfMemoryError, fit
 from distcnn.training.keeper import REPORT_EVERY_STEPS
 from distcnn.training.place import Place
 from distcnn.training.provenance import Ground
-from distcnn.training.results import record_end
+from distcnn.training.results import record_end, recorded_outcome
 from distcnn.workers import Workers
 
 # What torch's process groups say when another worker is gone.
@@ -102,7 +102,12 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
     place = Place(
         run, assignment.fence, dataset, control, watcher, assignment.waiting_since, workers, hosts
     )
-    with storage_errors_explained(run), _in_touch(line, workers.rank, control):
+
+    def beat() -> str:
+        wish = line.beat(workers.rank)
+        return wish if workers.is_first else ""
+
+    with storage_errors_explained(run), in_touch(beat, control):
         if workers.is_first:
             run.append_event(
                 "attempt",
@@ -111,11 +116,15 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
                 versions=provenance.versions(),
                 hardware=provenance.hardware(config),
             )
-        outcome = fit(config, place)
-        if workers.is_first:
-            run.append_event(outcome.status, attempt=place.fence.attempt, reason=outcome.reason)
+        if assignment.purpose == "winner":
+            outcome = recorded_outcome(run)
+        else:
+            outcome = fit(config, place)
+            if workers.is_first:
+                run.append_event(outcome.status, attempt=place.fence.attempt, reason=outcome.reason)
         results = None
-        if outcome.status == "completed":
+        is_to_be_finalized = assignment.purpose == "run" and outcome.status == "completed"
+        if is_to_be_finalized or assignment.purpose == "winner":
             results = finalize(config, place, outcome)
         elif workers.is_first:
             ground = Ground.here(config, dataset)
@@ -166,20 +175,25 @@ class _SilentWatcher(Watcher):
 
 
 @contextmanager
-def _in_touch(line: MailboxLine, rank: int, control: Control) -> Generator[None]:
-    """Give signs of life, and take the driver's wish to stop, in a thread."""
+def in_touch(beat: Callable[[], str], control: Control) -> Generator[None]:
+    """Give signs of life, and take the driver's wish to stop, in a thread.
+
+    Args:
+        beat: gives one; why to stop, if the driver wants it. Raises OSError when that is gone.
+        control: has the run stop.
+    """
     ended = threading.Event()
 
-    def beat() -> None:
+    def keep_in_touch() -> None:
         while not ended.wait(BEAT_SECONDS):
             try:
-                wish = line.beat(rank)
+                wish = beat()
             except (EOFError, OSError):
                 return  # The driver is gone; Ray ends this process.
-            if wish and rank == 0:
+            if wish:
                 control.request_stop(wish)
 
-    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+    thread = threading.Thread(target=keep_in_touch, name="signs of life", daemon=True)
     thread.start()
     try:
         yield

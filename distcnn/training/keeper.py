@@ -116,12 +116,14 @@ class RunKeeper(pl.Callback):
         counters, measured = self.counters, self._module.measured
         accuracy: float = measured["accuracy"]
         is_best = accuracy > counters.best_accuracy
-        self._report_epoch(measured, is_best)
+        report = self._write_epoch(measured, is_best)
         counters.epoch, counters.step, counters.epoch_loss_sum = counters.epoch + 1, 0, 0.0
         if is_best:
             counters.best_epoch, counters.best_accuracy = counters.epoch, accuracy
         self._data.position = Position(counters.epoch)
         self._save(val_accuracy=accuracy)
+        # Once it is saved: what a sweep has been told is never lost, nor trained again.
+        self._place.watcher.epoch(report)
         if self.is_finished:
             trainer.should_stop = True
         else:
@@ -179,18 +181,16 @@ class RunKeeper(pl.Callback):
         )
         self._start_clock()
 
-    def _report_epoch(self, measured: dict[str, Any], is_best: bool) -> None:
+    def _write_epoch(self, measured: dict[str, Any], is_best: bool) -> EpochReport:
         mean_loss = self.counters.epoch_loss_sum / self.counters.step
         self._write_row(mean_loss, measured)
-        self._place.watcher.epoch(
-            EpochReport(
-                epoch=self.counters.epoch + 1,
-                train_loss=mean_loss,
-                val_loss=measured["loss"],
-                val_accuracy=measured["accuracy"],
-                is_best=is_best,
-                train_seconds=self.counters.train_seconds,
-            )
+        return EpochReport(
+            epoch=self.counters.epoch + 1,
+            train_loss=mean_loss,
+            val_loss=measured["loss"],
+            val_accuracy=measured["accuracy"],
+            is_best=is_best,
+            train_seconds=self.counters.train_seconds,
         )
 
     def _write_row(self, train_loss: float, measured: dict[str, Any] | None) -> float:

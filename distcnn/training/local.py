@@ -64,6 +64,23 @@ def resume(run: RunDirectory, watcher: Watcher) -> RunResult:
         return _attempt(config, dataset, run, lease, watcher)
 
 
+def fit_or_fail(config: RunConfig, place: Place) -> Outcome:
+    """Train in this process, alone, and record the attempt; a lack of memory is an outcome."""
+    attempt = place.fence.attempt
+    place.run.append_event(
+        "attempt",
+        attempt=attempt,
+        versions=provenance.versions(),
+        hardware=provenance.hardware(config),
+    )
+    try:
+        outcome = fit(config, place)
+    except OutOfMemoryError as error:
+        outcome = Outcome("failed", error.counters, str(error))
+    place.run.append_event(outcome.status, attempt=attempt, reason=outcome.reason)
+    return outcome
+
+
 def _attempt(
     config: RunConfig, dataset: Dataset, run: RunDirectory, lease: Lease, watcher: Watcher
 ) -> RunResult:
@@ -71,19 +88,9 @@ def _attempt(
     control = Control(workers, config.training.checkpoint_every_steps)
     started = psutil.Process().create_time()
     place = Place(run, lease.fence, dataset, control, watcher, started, workers)
-    run.append_event(
-        "attempt",
-        attempt=place.fence.attempt,
-        versions=provenance.versions(),
-        hardware=provenance.hardware(config),
-    )
     # To the end of finalizing: a signal then comes too late to stop anything.
     with _leaving_at_once(), control.listening():
-        try:
-            outcome = fit(config, place)
-        except OutOfMemoryError as error:
-            outcome = Outcome("failed", error.counters, str(error))
-        run.append_event(outcome.status, attempt=place.fence.attempt, reason=outcome.reason)
+        outcome = fit_or_fail(config, place)
         if outcome.status == "completed":
             results = finalize(config, place, outcome)
             assert results is not None, "there is one worker, the first"

@@ -28,7 +28,7 @@ from distcnn.run_directory.run import RunDirectory
 _PACKAGES = ("distcnn", "ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 
 
-Launcher = Literal["local", "ray"]
+Launcher = Literal["local", "ray", "sweep"]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def share_of_cores(num_workers: int) -> float:
 
 
 def with_decisions(
-    config: RunConfig, data_source: str, precision: str, cpus: float, gpus: int
+    config: RunConfig, data_source: str, precision: str, cpus: float, gpus: float
 ) -> RunConfig:
     """The config with nothing left open."""
     directory = config.data.directory

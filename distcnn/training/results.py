@@ -15,6 +15,7 @@ from distcnn.run_directory.run import RunDirectory
 from distcnn.training import provenance
 from distcnn.training.outcome import Outcome
 from distcnn.training.provenance import Ground
+from distcnn.training.snapshot import newest_counters
 
 
 def record_end(
@@ -30,6 +31,13 @@ def record_end(
     fence.check()
     run.write_results(results)
     return results
+
+
+def recorded_outcome(run: RunDirectory) -> Outcome:
+    """How the training of a run ended, by its results and its newest checkpoint."""
+    results = run.read_results() or {}
+    status = results.get("status", "stopped")
+    return Outcome(status, newest_counters(run), results.get("reason", ""))
 
 
 def summarize(

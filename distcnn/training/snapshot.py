@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
+
+from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
+from distcnn.run_directory.run import RunDirectory
 
 Tensors = dict[str, torch.Tensor]
 
@@ -72,6 +76,14 @@ class Snapshot:
             optimizer=_group(tensors, "optimizer"),
             average=_group(tensors, "average"),
         )
+
+
+def newest_counters(run: RunDirectory) -> Counters:
+    """How far a run has come, by its newest checkpoint; nowhere if there is none that is whole."""
+    records = run.read_checkpoints()
+    with suppress(CheckpointDamagedError, IndexError):
+        return Snapshot.decode(read_checkpoint(run.checkpoints, records[-1])).counters
+    return Counters()
 
 
 def _group(tensors: Tensors, group: str) -> Tensors:

@@ -35,7 +35,7 @@ LEVELS = (
         "findings",
     },
     {"data", "run_directory"},
-    {"module"},
+    {"module", "sweep"},
     {"training"},
     {"orchestration", "summary", "doctor"},
     {"cli"},
@@ -54,10 +54,11 @@ LIGHT = {
     "config_file",
     "describe",
     "run_directory",
+    "sweep",
 }
 HEAVY = {"torch", "pytorch_lightning", "torchmetrics", "ray"}
-# What only who keeps runs in an object store has, and waits for.
-OPTIONAL = {"boto3", "botocore"}
+# What only who keeps runs in an object store, or has a sweep learn, waits for.
+OPTIONAL = {"boto3", "botocore", "optuna"}
 OUTSIDE = {"benchmarks", "launch", "tests"}
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from distcnn.orchestration import mailbox as mailbox_module
+from distcnn.orchestration.line import LineAddress
 from distcnn.orchestration.mailbox import (
     Mailbox,
-    MailboxAddress,
     MailboxLine,
     Message,
     PostingWatcher,
@@ -125,7 +125,7 @@ def test_workers_meet_over_their_lines() -> None:
 def test_who_has_not_the_key_is_not_let_in() -> None:
     with opened("127.0.0.1") as (_, address):
         with pytest.raises(AuthenticationError):
-            MailboxLine(MailboxAddress(address.host, address.port, b"guessed"))
+            MailboxLine(LineAddress(address.host, address.port, b"guessed"))
         socket.create_connection((address.host, address.port)).close()
         assert MailboxLine(address).beat(0) == ""  # Others still are.
     assert "key" not in repr(address)

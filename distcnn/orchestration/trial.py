@@ -1,0 +1,223 @@
+"""What runs in the processes of a sweep: one trial after another, each a run of its own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from distcnn.config import RunConfig
+from distcnn.data.dataset import Dataset, load
+from distcnn.errors import UserError
+from distcnn.orchestration.line import Line, LineAddress
+from distcnn.orchestration.worker import in_touch
+from distcnn.progress import EpochReport, StepReport, WorkersReport
+from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.metrics_log import read_rows
+from distcnn.run_directory.run import RunDirectory, leased
+from distcnn.sweep.directory import SweepDirectory
+from distcnn.sweep.study import Report
+from distcnn.training import provenance
+from distcnn.training.control import Control
+from distcnn.training.finalize import finalize
+from distcnn.training.local import fit_or_fail
+from distcnn.training.outcome import Outcome
+from distcnn.training.place import Place
+from distcnn.training.provenance import Ground
+from distcnn.training.results import record_end, recorded_outcome
+from distcnn.training.snapshot import newest_counters
+from distcnn.workers import Workers
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What all trials of a sweep have in common."""
+
+    directory: SweepDirectory
+    desk: LineAddress
+    """Of the driver."""
+    ground: Ground
+
+
+class TrialProcess(tune.Trainable):
+    """One of the processes in which trials run. Ray Tune has it take one step for each task."""
+
+    def setup(self, config: dict[str, Any], shop: Shop) -> None:
+        """Begin; the first task follows."""
+        self._number: int = config["trial"]
+        self._shop = shop
+        self._line = Line(shop.desk)
+        self._dataset: Dataset | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next task."""
+        self._number = new_config["trial"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Do the task; how it went is told to the driver's desk."""
+        task = self._line.ask("task", self._number)
+        status, reason, cause = _told(lambda: self._do(task))
+        self._line.ask("left", self._number, status, reason, cause)
+        return {"done": True}
+
+    def _do(self, task: dict[str, Any]) -> tuple[str, str]:
+        config = RunConfig.from_plain(task["config"])
+        run = self._shop.directory.trial(self._number)
+        run.path.mkdir(parents=True, exist_ok=True)
+        with leased(run, self._note) as lease:
+            if config.workers.count > 1:
+                return _train_with_workers(config, run, lease, self._shop, task, self._line)
+            return self._train_here(config, run, lease, task)
+
+    def _note(self, message: str) -> None:
+        self._line.tell("note", self._number, message)
+
+    def _train_here(
+        self, config: RunConfig, run: RunDirectory, lease: Lease, task: dict[str, Any]
+    ) -> tuple[str, str]:
+        dataset = self._dataset = self._dataset or self._load(config)
+        control = Control(Workers(), config.training.checkpoint_every_steps)
+        watcher = _TrialWatcher(self._line, self._number, control)
+        place = Place(run, lease.fence, dataset, control, watcher, time.time())
+        _begin(run, config, self._shop.ground)
+        if task["purpose"] == "winner":
+            finalize(config, place, recorded_outcome(run))
+            return "completed", ""
+        reason = watcher.tell_committed(run, task["epoch"]) or task["verdict"]
+        if reason:
+            outcome = Outcome("stopped", newest_counters(run), reason)
+        else:
+            with in_touch(lambda: self._line.ask("beat", self._number), control):
+                outcome = fit_or_fail(config, place)
+        ground = Ground.here(config, dataset)
+        record_end(config, run, outcome, lease.fence, ground, place.hosts)
+        return outcome.status, outcome.reason
+
+    def _load(self, config: RunConfig) -> Dataset:
+        dataset = load(config.data.source, config.data.directory, self._note)
+        if dataset.sha256 != self._shop.ground.data_sha256:
+            raise UserError(
+                f"this node has other data ({dataset.sha256[:12]}...) than the sweep began with"
+                f" ({self._shop.ground.data_sha256[:12]}...); make the nodes' data alike"
+            )
+        return dataset
+
+
+def _told(work: Callable[[], tuple[str, str]]) -> tuple[str, str, str]:
+    """Do the work; its status, the reason, and what failures that are alike have in common."""
+    try:
+        status, reason = work()
+    except UserError as error:
+        status, reason = "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
+        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        status, reason = "failed", f"{text}\n{traceback.format_exc()}"
+    headline = reason.partition("\n")[0]
+    # Trials differ in folders, steps and figures; what went wrong does not.
+    cause = re.sub(r"\S*[/\d]\S*", "#", headline) if status == "failed" else ""
+    return status, reason, cause
+
+
+def _begin(run: RunDirectory, config: RunConfig, ground: Ground) -> None:
+    """Make it a run, if it is not one yet."""
+    if not run.config_path.exists():
+        run.write_provenance(provenance.collect(config, ground, "sweep"))
+        run.write_config(config)
+
+
+def _train_with_workers(
+    config: RunConfig,
+    run: RunDirectory,
+    lease: Lease,
+    shop: Shop,
+    task: dict[str, Any],
+    line: Line,
+) -> tuple[str, str]:
+    """Supervise the trial's workers from here, as a launch does from its driver."""
+    from distcnn.orchestration.supervisor import Job, supervise
+
+    number, purpose = task["trial"], task["purpose"]
+    control = Control(Workers())
+    watcher = _TrialWatcher(line, number, control)
+    _begin(run, config, shop.ground)
+    reason = watcher.tell_committed(run, task["epoch"]) or task["verdict"]
+    if reason and purpose == "trial":
+        outcome = Outcome("stopped", newest_counters(run), reason)
+        record_end(config, run, outcome, lease.fence, shop.ground, hosts=())
+        return "stopped", reason
+    with tempfile.TemporaryDirectory(prefix="distcnn-trial-") as folder:
+        job = Job(
+            config,
+            run,
+            lease,
+            shop.ground,
+            Path(folder),
+            control,
+            watcher,
+            time.time(),
+            purpose,
+        )
+        with in_touch(lambda: line.ask("beat", number), control):
+            results = supervise(job).results
+    return results["status"], results["reason"]
+
+
+class _TrialWatcher:
+    """Tells the driver's desk of each epoch, and has the trial stop if the desk says so."""
+
+    def __init__(self, line: Line, number: int, control: Control) -> None:
+        self._line, self._number, self._control = line, number, control
+
+    def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
+        """The desk knows."""
+
+    def step(self, report: StepReport) -> None:
+        """The desk counts epochs."""
+
+    def epoch(self, report: EpochReport) -> None:
+        """Tell it, and wait for the answer: a trial that is to stop trains no step more."""
+        reason = self._tell(
+            Report(report.epoch, report.val_loss, report.val_accuracy, report.train_seconds)
+        )
+        if reason:
+            self._control.request_stop(reason)
+
+    def note(self, message: str) -> None:
+        """Something the user should know."""
+        self._line.tell("note", self._number, message)
+
+    def workers(self, report: WorkersReport) -> None:
+        """The supervisor watches them."""
+
+    def end(self) -> None:
+        """The desk is told by the end of the task."""
+
+    def tell_committed(self, run: RunDirectory, known_epoch: int) -> str:
+        """Tell of what a kill kept from being told; why to stop, if one of them is a reason."""
+        reason = ""
+        for report in committed_reports(run):
+            if report.epoch > known_epoch and not reason:
+                reason = self._tell(report)
+        return reason
+
+    def _tell(self, report: Report) -> str:
+        reason: str = self._line.ask("report", self._number, asdict(report))
+        return reason
+
+
+def committed_reports(run: RunDirectory) -> Iterator[Report]:
+    """Each epoch of a run up to its newest checkpoint, as its rows tell."""
+    records = run.read_checkpoints()
+    last = records[-1].epoch if records else 0
+    for row in read_rows(run.metrics_path):
+        epoch, accuracy, loss = row["epoch"], row["val/accuracy"], row["val/loss"]
+        if accuracy is not None and loss is not None and epoch is not None and epoch <= last:
+            yield Report(int(epoch), loss, accuracy, row["train_seconds"] or 0.0)

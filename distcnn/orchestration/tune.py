@@ -1,0 +1,274 @@
+"""`distcnn tune`: a sweep, driven by Ray Tune, on this machine or on the cluster it is given."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distcnn.config import RunConfig
+from distcnn.location import Location
+from distcnn.orchestration import session
+from distcnn.orchestration.launch import Decided, on_cluster
+from distcnn.orchestration.request import Request, capacity
+from distcnn.progress import WorkersReport
+from distcnn.run_directory.lease import refuse_if_held_here
+from distcnn.run_directory.run import RunDirectory, leased
+from distcnn.sweep.directory import SweepDirectory, new_sweep_directory
+from distcnn.sweep.file import Sweep
+from distcnn.sweep.ledger import Ledger, read_ledger
+from distcnn.sweep.plan import Plan, plan
+from distcnn.sweep.view import SweepView
+
+if TYPE_CHECKING:
+    from distcnn.orchestration.desk import Desk
+    from distcnn.sweep.study import Study
+
+# For trials to save and stop when they are asked to.
+_STOPPING_SECONDS = 60.0
+_PACE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that has ended, for now or for good."""
+
+    directory: SweepDirectory
+    results: dict[str, Any]
+    """What its `results.json` holds."""
+    signal_number: int | None = None
+    """The signal that stopped it, if one did."""
+
+
+def tune(
+    sweep: Sweep, view: SweepView, sweep_dir: Location | None, address: str | None
+) -> SweepResult:
+    """Search a space, then finalize the winner.
+
+    Args:
+        sweep: as the user wrote it.
+        view: shown how it goes.
+        sweep_dir: the sweep's folder; a new one in the base's `storage.directory` by default.
+        address: of the Ray cluster; None for a Ray of this sweep's own, on this machine.
+
+    Raises:
+        UserError: a trial can never run there, the folder holds something, ...
+    """
+    base = _with_a_trials_share(sweep.base)
+    storage = sweep_dir.absolute().parent if sweep_dir else base.storage.directory.absolute()
+    with on_cluster(base, _Notes(view), address, storage) as (connected, decided):
+        directory = new_sweep_directory(sweep.config.name, base.storage.directory, sweep_dir)
+        resolved = Sweep(sweep.config, sweep.space, decided.config)
+        with leased(RunDirectory(directory.path), view.note):
+            directory.write_sweep(resolved)
+            return _search(resolved, decided, directory, connected, view)
+
+
+def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> SweepResult:
+    """Go on with a sweep from its ledger; a finished one is left as it is.
+
+    Raises:
+        UserError: another process drives it, its data are not to be had here, ...
+    """
+    refuse_if_held_here(directory.lease)
+    results = directory.read_results()
+    if results is not None and results["status"] == "completed":
+        view.note("This sweep is finished: there is nothing left to do, and nothing was done")
+        return SweepResult(directory, results)
+    sweep = directory.read_sweep()
+    with on_cluster(sweep.base, _Notes(view), address, directory.path.parent) as (
+        connected,
+        decided,
+    ):
+        resolved = Sweep(sweep.config, sweep.space, decided.config)
+        with leased(RunDirectory(directory.path), view.note):
+            return _search(resolved, decided, directory, connected, view)
+
+
+def _with_a_trials_share(base: RunConfig) -> RunConfig:
+    """Trials that each have a core train more images together than one that has them all."""
+    return base.with_values(workers={"cpus": base.workers.cpus or 1.0})
+
+
+def _search(
+    sweep: Sweep,
+    decided: Decided,
+    directory: SweepDirectory,
+    connected: session.Session,
+    view: SweepView,
+) -> SweepResult:
+    from distcnn.orchestration.asha import scheduler_of
+    from distcnn.orchestration.desk import Desk
+    from distcnn.sweep.study import Study
+
+    at_a_time = places(sweep.base)
+    past = list(read_ledger(directory.ledger_path))
+    ledger = Ledger(directory.ledger_path, past)
+    scheduler = scheduler_of(sweep.config.scheduler, sweep.base.training.epochs)
+    study = Study(sweep, scheduler, at_a_time, ledger.append, past)
+    view.note(f"Sweep directory: {directory.path}")
+    if past:
+        num_over = sum(trial.is_over for trial in study.trials.values())
+        view.note(f"Going on: {num_over} trials are over, {len(study.open_trials)} go on")
+    else:
+        view.note(f"Plan: {_plan(sweep, at_a_time, connected)}")
+    desk = Desk(study, directory, view)
+    try:
+        signal_number = drive(desk, at_a_time, sweep.base, decided, directory, connected)
+    finally:
+        view.end()
+        ledger.close()
+    return _conclude(study, desk, directory, signal_number)
+
+
+def places(base: RunConfig) -> int:
+    """How many trials the cluster has room for at a time; one where its autoscaler adds nodes."""
+    room = capacity(Request.of(base.workers), session.alive_nodes())
+    return max(1, room // base.workers.count)
+
+
+def _plan(sweep: Sweep, at_a_time: int, connected: session.Session) -> Plan:
+    from distcnn.training.pace import seconds_per_image
+
+    base = sweep.base
+    if connected.is_embedded:
+        return plan(sweep, at_a_time, seconds_per_image(base))
+    import ray
+    from ray.exceptions import RayError
+
+    request = Request.of(base.workers)
+    look = ray.remote(seconds_per_image).options(
+        num_cpus=request.resources["CPU"],
+        num_gpus=request.resources.get("GPU", 0),
+        label_selector=dict(request.labels) or None,
+        max_retries=0,
+        runtime_env=session.runtime_env(),
+    )
+    try:
+        return plan(sweep, at_a_time, ray.get(look.remote(base), timeout=_PACE_SECONDS))
+    except RayError:
+        return Plan(plan(sweep, at_a_time, 0.0).num_trials, at_a_time, None)
+
+
+def drive(
+    desk: Desk,
+    at_a_time: int,
+    base: RunConfig,
+    decided: Decided,
+    directory: SweepDirectory,
+    connected: session.Session,
+    trainable: type | None = None,
+) -> int | None:
+    """Have Ray Tune run tasks until none is left; the signal that ended it early, if one did.
+
+    Args:
+        desk: hands them out.
+        at_a_time: how many of them run at a time.
+        base: what a trial's workers are.
+        decided: the ground that trials stand on.
+        directory: of the sweep.
+        connected: to the Ray it runs on.
+        trainable: what runs tasks; `TrialProcess` by default.
+    """
+    import ray
+    from ray import tune as ray_tune
+
+    from distcnn.orchestration.line import served
+    from distcnn.orchestration.trial import Shop, TrialProcess
+    from distcnn.orchestration.tuner import resources_of, run_tasks
+    from distcnn.training.control import Control, InterruptedNow
+    from distcnn.workers import Workers
+
+    control = Control(Workers())
+    waiting_since = 0.0
+
+    def go_on() -> bool:
+        nonlocal waiting_since
+        decision = control.decide(0)
+        if decision.action == "stop" and not desk.wish:
+            desk.interrupt(decision.reason)
+        desk.tick()
+        if not desk.wish:
+            waiting_since = time.monotonic()
+        return time.monotonic() - waiting_since < _STOPPING_SECONDS
+
+    try:
+        with (
+            served(ray.util.get_node_ip_address(), desk.calls(), unanswered=("note",)) as address,
+            control.listening(),
+        ):
+            shop = Shop(directory, address, decided.ground)
+            run_tasks(
+                desk,
+                at_a_time,
+                ray_tune.with_parameters(trainable or TrialProcess, shop=shop),
+                resources_of(base),
+                connected.folder,
+                go_on,
+            )
+    except InterruptedNow:
+        raise KeyboardInterrupt from None
+    if desk.error is not None:
+        raise desk.error
+    return control.decide(0).signal_number
+
+
+def _conclude(
+    study: Study, desk: Desk, directory: SweepDirectory, signal_number: int | None
+) -> SweepResult:
+    """Write what a sweep leaves behind."""
+    directory.write_leaderboard(study)
+    winner, closed = study.winner, study.closed
+    status, reason = "stopped", desk.wish
+    if closed is not None:
+        status, reason = closed.status, closed.reason
+        if status == "completed" and winner is None:
+            status, reason = "failed", "no trial has finished an epoch; see leaderboard.csv"
+    results: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "name": study.sweep.config.name,
+        "metric": study.sweep.config.metric,
+        "num_trials": len(study.trials),
+        "statuses": desk.counts(),
+        "elapsed_seconds": round(study.elapsed_seconds, 3),
+        "train_seconds": round(
+            sum(t.reports[-1].train_seconds for t in study.trials.values() if t.reports), 3
+        ),
+        "best": None,
+    }
+    if winner is not None:
+        run = directory.trial(winner.number)
+        best = study.best_report(winner)
+        assert best is not None, "a winner has a score"
+        results["best"] = {
+            "trial": winner.number,
+            "run": str(run.path),
+            "values": winner.values,
+            "epoch": best.epoch,
+            "val": {"accuracy": best.val_accuracy, "loss": best.val_loss},
+        }
+        of_run = run.read_results() or {}
+        if study.winner_is_finalized:
+            results["best"]["test"] = {"accuracy": of_run["test"]["accuracy"]}
+            results["best"]["weights_sha256"] = of_run["chosen"]["weights_sha256"]
+        config = desk.config_of(winner)
+        directory.write_best(config.model_copy(update={"name": f"{study.sweep.config.name}-best"}))
+    directory.write_results(results)
+    return SweepResult(directory, results, signal_number)
+
+
+class _Notes:
+    """A launch's watcher, of which deciding and preflight use the notes alone."""
+
+    def __init__(self, view: SweepView) -> None:
+        self._view = view
+
+    def begin(self, num_epochs: int, steps_per_epoch: int) -> None: ...
+    def step(self, report: Any) -> None: ...
+    def epoch(self, report: Any) -> None: ...
+    def end(self) -> None: ...
+    def workers(self, report: WorkersReport) -> None: ...
+
+    def note(self, message: str) -> None:
+        self._view.note(message)

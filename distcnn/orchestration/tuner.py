@@ -1,0 +1,121 @@
+"""Ray Tune's own loop, given thin adapters to the desk, which decides.
+
+What runs is Ray Tune's controller: it finds the resources, starts the processes, uses them again
+for the next task, and notices when one dies. `tune.run` would start it with handlers of signals,
+tables on stdout and pickles of its state besides. The seams used are Ray 2.60's own, hence the
+narrow bounds on its version.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import PlacementGroupFactory
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Experiment
+from ray.tune.search import Searcher, SearchGenerator
+
+from distcnn.config import RunConfig
+from distcnn.orchestration.request import Request
+from distcnn.orchestration.session import environment
+
+if TYPE_CHECKING:
+    from distcnn.orchestration.desk import Desk
+
+
+def run_tasks(
+    desk: Desk,
+    at_a_time: int,
+    trainable: Any,
+    resources: PlacementGroupFactory,
+    folder: Path,
+    go_on: Callable[[], bool],
+) -> None:
+    """Run the desk's tasks until none is left.
+
+    Args:
+        desk: hands them out.
+        at_a_time: how many of them run at a time.
+        trainable: runs them, as one of Ray Tune's.
+        resources: of each of its processes.
+        folder: for what Ray Tune writes, which nobody needs.
+        go_on: called about ten times a second; False kills what still runs.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    settings = {
+        "TUNE_MAX_PENDING_TRIALS_PG": str(at_a_time),
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_WARN_THRESHOLD_S": "3600",
+    }
+    with environment(settings):
+        experiment = Experiment(
+            "tasks",
+            trainable,
+            num_samples=sys.maxsize,
+            resources_per_trial=resources,
+            storage_path=str(folder),
+        )
+        search = SearchGenerator(_Tasks(desk, at_a_time))
+        controller = _Controller(search_alg=search, reuse_actors=True, storage=experiment.storage)
+        search.add_configurations([experiment])
+        controller.update_max_pending_trials()
+        try:
+            while not controller.is_finished() and go_on():
+                controller.step()
+        finally:
+            controller.cleanup()
+
+
+class _Controller(TuneController):
+    """Without snapshots: the ledger is kept, which is JSON."""
+
+    def checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """Nothing to keep."""
+
+
+class _Tasks(Searcher):
+    """Each of Ray Tune's trials is one task of the desk's."""
+
+    def __init__(self, desk: Desk, at_a_time: int) -> None:
+        super().__init__()
+        self._desk, self._at_a_time = desk, at_a_time
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next task; None to ask again later."""
+        if len(self._numbers) >= self._at_a_time:
+            return None
+        task = self._desk.next_task()
+        if task is None:
+            return Searcher.FINISHED if self._desk.is_over() else None
+        self._numbers[trial_id] = task.trial.number
+        return {"trial": task.trial.number}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A process is done with its task, or has died over it."""
+        self._desk.process_ended(self._numbers.pop(trial_id), "its process died")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to keep."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was kept."""
+
+
+def resources_of(base: RunConfig) -> PlacementGroupFactory:
+    """What one trial's process asks for.
+
+    A trial of several workers is supervised from its process, which needs next to nothing: its
+    workers ask for themselves. With a share of a CPU it would take from them what they wait for.
+    """
+    request = Request.of(base.workers)
+    if request.count > 1:
+        return PlacementGroupFactory([{"memory": 1}])
+    labels = [dict(request.labels)]
+    return PlacementGroupFactory([dict(request.resources)], bundle_label_selector=labels)

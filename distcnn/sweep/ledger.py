@@ -1,0 +1,50 @@
+"""The ledger of a sweep, `ledger.jsonl`: what was decided and what happened, replayed on resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from distcnn.files import DamagedFileError
+from distcnn.growing_file import start_growing
+from distcnn.location import Location
+
+Event: TypeAlias = dict[str, Any]
+
+
+def read_ledger(path: Location) -> Iterator[Event]:
+    """The events, oldest first; a last line that a kill has torn is left out.
+
+    Raises:
+        DamagedFileError: a line before it is no JSON.
+    """
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    for line in content[: content.rfind(b"\n") + 1].splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise DamagedFileError(path) from error
+
+
+class Ledger:
+    """Its writer: each event is durable when `append` returns."""
+
+    def __init__(self, path: Location, events: list[Event]) -> None:
+        """Go on after the events that are there."""
+        self._file = start_growing(path, b"".join(map(_encode, events)))
+
+    def append(self, event: Event) -> None:
+        """Add an event."""
+        self._file.append(_encode(event))
+        self._file.sync()
+
+    def close(self) -> None:
+        """End the writing."""
+        self._file.close()
+
+
+def _encode(event: Event) -> bytes:
+    return json.dumps(event).encode() + b"\n"

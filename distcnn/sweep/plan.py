@@ -1,0 +1,121 @@
+"""What a sweep will do: which trials, how many at a time, about how long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from distcnn.config import RunConfig
+from distcnn.config_file import plain_to_yaml, to_yaml
+from distcnn.progress import duration
+from distcnn.sweep.config import SchedulerConfig
+from distcnn.sweep.file import Sweep, to_plain
+from distcnn.sweep.search import search_of
+from distcnn.sweep.space import Values, describe
+
+_NUM_TRAINING_IMAGES = 60_000  # Of the official training split, whichever the source.
+# Beyond that, trials are like these on average.
+_MOST_LOOKED_AT = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many trials, and how many of them at a time."""
+
+    num_trials: int | None
+    at_a_time: int
+    seconds: float | None
+    """All of it, about; None where nothing tells."""
+
+    def __str__(self) -> str:
+        trials = "trials until the time is spent"
+        if self.num_trials is not None:
+            trials = "1 trial" if self.num_trials == 1 else f"{self.num_trials} trials"
+        about = "" if self.seconds is None else f", about {rounded(self.seconds)}"
+        return f"{trials}, {self.at_a_time} at a time{about}"
+
+
+def rounded(seconds: float) -> str:
+    """A time that is not known exactly: `14 minutes`."""
+    minutes = round(seconds / 60)
+    if minutes >= 100:
+        return duration(60 * minutes)
+    if minutes <= 1:
+        return "a minute" if minutes == 1 else "half a minute or less"
+    return f"{minutes} minutes"
+
+
+def plan(sweep: Sweep, at_a_time: int, seconds_per_image: float) -> Plan:
+    """The plan.
+
+    Args:
+        sweep: what is searched.
+        at_a_time: how many trials there is room for.
+        seconds_per_image: what a trial of the base costs, see `pace`.
+    """
+    num_trials, budget = search_of(sweep).num_trials, sweep.config.time_budget_seconds
+    if num_trials is None:
+        return Plan(None, at_a_time, budget)
+    configs = [sweep.run_config(values) for values in known_trials(sweep, _MOST_LOOKED_AT)]
+    mean = sum(map(_work, configs)) / len(configs) if configs else _work(sweep.base)
+    share = _share_trained(sweep.config.scheduler, sweep.base.training.epochs)
+    together = min(at_a_time, num_trials)
+    rounds = math.ceil(num_trials / together)
+    seconds = seconds_per_image * mean / _work_per_image(sweep.base) * share * rounds
+    return Plan(num_trials, together, min(seconds, budget or math.inf))
+
+
+def known_trials(sweep: Sweep, most: int) -> list[Values]:
+    """The trials that a grid or a seed gives; none where the search learns."""
+    search = search_of(sweep)
+    if search.learns:
+        return []
+    count = most if search.num_trials is None else min(most, search.num_trials)
+    return [search.propose(number, ()) for number in range(1, count + 1)]
+
+
+def _work_per_image(config: RunConfig) -> float:
+    return float(sum(layer.multiply_adds for layer in config.model.layers))
+
+
+def _work(config: RunConfig) -> float:
+    num_images = config.data.num_train or _NUM_TRAINING_IMAGES - config.data.num_val
+    return _work_per_image(config) * num_images * config.training.epochs
+
+
+def _share_trained(scheduler: SchedulerConfig, num_epochs: int) -> float:
+    """Of all epochs of all trials, about."""
+    if scheduler.name != "asha":
+        return 1.0
+    trained, left, epoch = 0.0, 1.0, 0.0
+    rung = float(scheduler.grace_epochs)
+    while epoch < num_epochs:
+        until = min(rung, float(num_epochs))
+        trained += left * (until - epoch)
+        epoch, rung, left = (
+            until,
+            rung * scheduler.reduction_factor,
+            left / scheduler.reduction_factor,
+        )
+    return trained / num_epochs
+
+
+def render(sweep: Sweep) -> str:
+    """What would be run: the sweep, its base, and the trials that a grid or a seed gives."""
+    search = search_of(sweep)
+    trials = known_trials(sweep, _MOST_LOOKED_AT)
+    number = search.num_trials
+    lines = [f"# {number} trials" if number is not None else "# trials until the time is spent"]
+    if search.learns:
+        lines.append("# their values are proposed by what the trials before gave")
+    lines += [f"# trial {n}: {describe(values)}" for n, values in enumerate(trials, start=1)]
+    if number is not None and len(trials) < number and not search.learns:
+        lines.append(f"# and {number - len(trials)} more")
+    epochs, cpus = sweep.base.training.epochs, sweep.base.workers.cpus or 1
+    count = sweep.base.workers.count
+    lines.append(
+        f"# each up to {epochs} epochs on {count} worker(s) of {cpus:g} CPU; as many at a time as"
+        " the cluster has room for"
+    )
+    plain = to_plain(sweep.config, sweep.config.base)
+    return "\n".join(lines) + f"\n{plain_to_yaml(plain)}---\n{to_yaml(sweep.base)}"

@@ -1,0 +1,49 @@
+"""How fast this device trains a network, by a few steps of it: for plans, not for results."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+from torch.nn import functional
+
+from distcnn import onednn
+from distcnn.config import RunConfig
+from distcnn.network import build_network
+from distcnn.training.process import prepare_process
+
+_NUM_STEPS = 6
+# What a training step does besides: the optimizer, the batch, the loop; and the validation.
+_BESIDES = 1.25
+
+
+def seconds_per_image(config: RunConfig) -> float:
+    """What an image costs in training, validation included, about.
+
+    Args:
+        config: resolved.
+    """
+    device = prepare_process(config)
+    dtype = torch.bfloat16 if config.training.precision == "bf16-mixed" else torch.float32
+    network = build_network(config.model, seed=0).to(device)
+    size = config.training.global_batch_size // config.workers.count
+    images = torch.zeros(size, 1, 28, 28, device=device)
+    labels = torch.zeros(size, dtype=torch.long, device=device)
+    seconds: list[float] = []
+    for _ in range(_NUM_STEPS):
+        started = time.perf_counter()
+        loss = functional.cross_entropy(_forward(network, images, dtype), labels)
+        loss.backward()
+        loss.item()  # Waits for the device.
+        seconds.append(time.perf_counter() - started)
+    return _BESIDES * statistics.median(seconds[2:]) / config.training.global_batch_size
+
+
+def _forward(
+    network: torch.nn.Sequential, images: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    if images.device.type == "cpu" and onednn.supports(dtype):
+        return onednn.run(network, images, dtype)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return network(images)
