@@ -124,7 +124,7 @@ class Desk:
             budget = self._study.sweep.config.time_budget_seconds
             if budget is not None:
                 left = min(left or budget, max(0.0, budget - self._elapsed()))
-            return standing(self._study, dict(self._counts), rate, left)
+            return standing(self._study, self._counts, rate, left)
 
     # What trials' processes call.
 
@@ -231,5 +231,5 @@ class Desk:
         trial = self._study.trials[number]
         if trial.is_over:
             self._counts[trial.status] += 1
-            reason = f": {trial.reason}" if trial.reason else ""
+            reason = f": {trial.headline}" if trial.reason else ""
             self._view.ended(f"{trial.status}  {describe_trial(self._study, trial)}{reason}")

@@ -232,9 +232,7 @@ def _conclude(
         "num_trials": len(study.trials),
         "statuses": desk.counts(),
         "elapsed_seconds": round(study.elapsed_seconds, 3),
-        "train_seconds": round(
-            sum(t.reports[-1].train_seconds for t in study.trials.values() if t.reports), 3
-        ),
+        "train_seconds": round(study.train_seconds, 3),
         "best": None,
     }
     if winner is not None:

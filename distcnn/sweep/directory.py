@@ -130,7 +130,7 @@ def _leaderboard(study: Study, directory: SweepDirectory) -> str:
                 round(trial.reports[-1].train_seconds, 3) if trial.reports else "",
                 *(_cell(trial.values[field]) for field in fields),
                 f"trials/{directory.trial(trial.number).path.name}",
-                trial.reason.partition("\n")[0],
+                trial.headline,
             ]
         )
     return text.getvalue()

@@ -69,6 +69,16 @@ class Trial:
         """Whether it has ended for good."""
         return self.status in ("completed", "stopped", "failed")
 
+    @property
+    def headline(self) -> str:
+        """The reason in a few words."""
+        return headline(self.reason)
+
+
+def headline(reason: str) -> str:
+    """The first clause of a reason; what else it says belongs to the trial's own results."""
+    return reason.partition("\n")[0].partition("; ")[0]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -160,6 +170,22 @@ class Study:
 
         return sorted(self.trials.values(), key=key)
 
+    @property
+    def train_seconds(self) -> float:
+        """Time that all trials have trained; what a copy has from its parent counts once."""
+        return sum(map(self._own_train_seconds, self.trials.values()))
+
+    def _own_train_seconds(self, trial: Trial) -> float:
+        if not trial.reports:
+            return 0.0
+        before = 0.0
+        if trial.parent is not None:
+            of_parent = self.trials[trial.parent.number].reports
+            before = next(
+                (each.train_seconds for each in of_parent if each.epoch == trial.parent.epoch), 0.0
+            )
+        return trial.reports[-1].train_seconds - before
+
     def best_report(self, trial: Trial) -> Report | None:
         """The epoch at which a trial's metric was best; the first of equals."""
         return min(trial.reports, key=self._score_of, default=None)
@@ -216,7 +242,9 @@ class Study:
         alike, most = self._failures_alike, self.sweep.config.max_failures_alike
         if len(alike) >= most and self._closed is None:
             # Not in the ledger: who resumes has mended the cause.
-            self._closed = Closed("failed", f"{most} trials in a row failed alike: {reason}")
+            self._closed = Closed(
+                "failed", f"{most} trials in a row failed alike: {headline(reason)}"
+            )
 
     def lost(self, number: int, reason: str, elapsed_seconds: float) -> None:
         """A trial's process has died: it is begun again from its checkpoint, or has failed."""

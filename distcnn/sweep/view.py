@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +26,7 @@ _PLAIN_SECONDS = 30.0
 class Standing:
     """How a sweep stands."""
 
-    counts: dict[str, int]
+    counts: Counter[str]
     """Of trials, by status."""
     num_planned: int | None
     metric: str
@@ -55,13 +56,13 @@ class Standing:
 
 
 def standing(
-    study: Study, counts: dict[str, int], trials_per_hour: float | None, seconds_left: float | None
+    study: Study, counts: Counter[str], trials_per_hour: float | None, seconds_left: float | None
 ) -> Standing:
     """How a study stands."""
     running = [trial for trial in study.open_trials if trial.status == "running"]
     winner = study.winner
     return Standing(
-        counts={**counts, "running": len(running)},
+        counts=counts + Counter(running=len(running)),
         num_planned=study.num_planned,
         metric=study.sweep.config.metric,
         best="" if winner is None else describe_trial(study, winner),

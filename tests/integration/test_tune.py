@@ -1,0 +1,219 @@
+"""Sweeps as processes of their own: killed, stopped, and what they leave behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distcnn.run_directory.checkpoints import read_index
+from tests.integration.launches import GONE_SECONDS, assert_gone, end, family
+from tests.integration.runs import distcnn, events, finish, start, told, wait_for
+
+SMALL = [
+    "data.source=synthetic",
+    "data.num_train=1280",
+    "data.num_val=500",
+    "training.precision=32-true",
+]
+# What depends on the clock, or on who came first.
+_TIMES = ("train_seconds",)
+
+
+def tune_command(sweep: Path | str, folder: Path, *more: str) -> list[str]:
+    return distcnn("tune", sweep, *SMALL, *more, "--run-dir", folder)
+
+
+def ledger(folder: Path, kind: str) -> list[dict[str, Any]]:
+    path = folder / "ledger.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    parsed = [json.loads(line) for line in lines if line.endswith("}")]
+    return [event for event in parsed if event["event"] == kind]
+
+
+def leaderboard(folder: Path) -> list[dict[str, str]]:
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if name not in _TIMES} for row in rows]
+
+
+def trial(folder: Path, number: int) -> Path:
+    return folder / "trials" / f"{number:04d}"
+
+
+def saved_epochs(run: Path) -> list[object]:
+    return [event["step"] for event in events(run) if event["event"] == "checkpoint"]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    plain = {
+        "name": "killed",
+        "base": "article",
+        "space": {
+            "optimizer.lr": {"loguniform": [0.0005, 0.02]},
+            "model.channels": {"choice": [[4, 8], [8, 16]]},
+        },
+        "num_trials": 5,
+        "scheduler": "none",
+    }
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sweep_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    output = finish(tune_command(sweep_file, folder, "training.epochs=3"))
+    assert "Plan: 5 trials, " in output
+    assert "at a time, about" in output
+    return folder
+
+
+def test_what_a_sweep_leaves_behind(undisturbed: Path, tmp_path: Path) -> None:
+    rows = leaderboard(undisturbed)
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert {row["status"] for row in rows} == {"completed"}
+    accuracies = [float(row["best_val_accuracy"]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    best = results(undisturbed)["best"]
+    assert best["trial"] == int(rows[0]["trial"])
+    # The test split is read of the winner alone.
+    finalized = [
+        number
+        for number in range(1, 6)
+        if "test" in json.loads((trial(undisturbed, number) / "results.json").read_bytes())
+    ]
+    assert finalized == [best["trial"]]
+    assert (trial(undisturbed, best["trial"]) / "weights.safetensors").exists()
+    # Its config trains the same again, to the last bit.
+    again = tmp_path / "again"
+    finish(distcnn("train", undisturbed / "best.yaml", "--run-dir", again))
+    of_winner = json.loads((trial(undisturbed, best["trial"]) / "results.json").read_bytes())
+    of_again = results(again)
+    for part in ("weights_sha256", "chosen", "test", "val"):
+        assert of_again[part] == of_winner[part], part
+    # Each trial is a run like any other, and the sweep is over.
+    listed = finish(distcnn("runs", undisturbed.parent))
+    assert "sweep/trials/0005" in listed
+    assert "nothing was done" in finish(distcnn("resume", undisturbed))
+    assert "is a sweep already" in finish(distcnn("tune", "--run-dir", undisturbed), expected=2)
+
+
+def test_killed_at_several_moments_it_goes_on_and_repeats_nothing(
+    sweep_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    process = start(tune_command(sweep_file, folder, "training.epochs=3"))
+    wait_for(lambda: len(ledger(folder, "epoch")) >= 2, process)
+    processes = family(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=GONE_SECONDS)
+    assert_gone(processes)
+    assert not (folder / "results.json").exists()
+
+    # Gone on, a trial's own process is killed.
+    process = start(distcnn("resume", folder))
+    wait_for(lambda: len(ledger(folder, "ended")) >= 2, process)
+    running = [number for number in range(1, 6) if (trial(folder, number) / "lease").exists()]
+    pid = _holder(trial(folder, running[-1]))
+    os.kill(pid, signal.SIGKILL)
+    output = end(process)
+    assert "its process died" in output
+    assert leaderboard(folder) == leaderboard(undisturbed)
+    for number in range(1, 6):
+        run, expected = trial(folder, number), trial(undisturbed, number)
+        assert told(run) == told(expected)
+        digests = [
+            [record.weights_sha256 for record in read_index(each / "checkpoints")]
+            for each in (run, expected)
+        ]
+        assert digests[0] == digests[1]
+        assert len(saved_epochs(run)) == len(set(saved_epochs(run))), "an epoch was trained twice"
+
+
+def _holder(run: Path) -> int:
+    claim = sorted((run / "lease").glob("attempt-*.json"))[-1]
+    return json.loads(claim.read_bytes())["pid"]
+
+
+def test_ctrl_c_stops_a_population_which_goes_on_as_if_it_had_not(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    fields = ["scheduler=pbt", "num_trials=4", "training.epochs=4"]
+    plain = yaml.safe_load(sweep_file.read_text())
+    del plain["space"]["model.channels"]
+    file = tmp_path / "population.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    folder = tmp_path / "sweep"
+    process = start(tune_command(file, folder, *fields))
+    wait_for(lambda: len(ledger(folder, "exchange")) >= 1, process)
+    process.send_signal(signal.SIGINT)
+    output = end(process, expected=130)
+    assert "saving, then stopping" in output
+    assert f"Go on with: distcnn resume {folder}" in output
+    assert results(folder)["status"] == "stopped"
+    assert leaderboard(folder), "all results are kept"
+
+    finish(distcnn("resume", folder))
+    assert results(folder)["status"] == "completed"
+    copies = [copy for event in ledger(folder, "exchange") for copy in event["copies"]]
+    assert len(copies) == 3
+    for copy in copies:
+        [copied] = [e for e in events(trial(folder, copy["number"])) if e["event"] == "copied"]
+        assert (copied["source"], copied["epoch"]) == (
+            str(trial(folder, copy["parent"])),
+            copy["epoch"],
+        )
+        # Up to the copy the two tell the same, and then another learning rate.
+        rows, of_parent = told(trial(folder, copy["number"])), told(trial(folder, copy["parent"]))
+        assert rows[: copy["epoch"]] == of_parent[: copy["epoch"]]
+        assert float(rows[-1][-1]) == pytest.approx(copy["values"]["optimizer.lr"])
+        first = events(trial(folder, copy["number"]))
+        assert "attempt" in {event["event"] for event in first}
+    assert sum(row["status"] == "completed" for row in leaderboard(folder)) == 4
+
+
+def test_trials_of_several_workers_fail_with_their_reason_and_stop_the_sweep(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    plain = {
+        "base": "article",
+        "space": {"optimizer.lr": {"grid": [0.01, 1e30, 1e31, 1e32]}},
+        "search": "grid",
+        "max_failures_alike": 2,
+    }
+    file.write_text(yaml.safe_dump(plain))
+    folder = tmp_path / "sweep"
+    more = ["workers.count=2", "workers.cpus=1", "training.epochs=1", "optimizer.name=sgd"]
+    output = finish(tune_command(file, folder, *more), expected=1)
+    assert "2 trials in a row failed alike" in output
+    assert [event["status"] for event in ledger(folder, "ended")] == [
+        "completed",
+        "failed",
+        "failed",
+    ]
+    of_first = json.loads((trial(folder, 1) / "results.json").read_bytes())
+    assert of_first["workers"]["count"] == 2
+    assert len(of_first["workers"]["hosts"]) == 2
+    assert "test" not in of_first
+
+
+def test_what_can_never_run_is_refused_at_once(tmp_path: Path) -> None:
+    output = finish(
+        tune_command("tune", tmp_path / "sweep", "workers.cpus=1000", "num_trials=1"), expected=1
+    )
+    assert "the cluster can never run this" in output
+    assert not (tmp_path / "sweep").exists()
