@@ -6,7 +6,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train launch test chaos check format bench bench-ray clean
+.PHONY: help install train launch tune test chaos check format bench bench-ray bench-tune clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ train: $(VENV)/.installed  ## train on this machine: make train CONFIG=article A
 
 launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARGS="workers.count=4"
 	$(BIN)/distcnn launch $(CONFIG) $(ARGS)
+
+tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
+	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
 test: $(VENV)/.installed  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
@@ -48,6 +51,9 @@ bench: $(VENV)/.installed  ## measure against a plain loop and the best hand-wri
 
 bench-ray: $(VENV)/.installed  ## measure launches against Ray's guide and one process (20 min)
 	$(BIN)/python -m benchmarks.bench_ray $(ARGS)
+
+bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and their own training (25 min)
+	$(BIN)/python -m benchmarks.bench_tune $(ARGS)
 
 clean:  ## remove .venv and caches; runs are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

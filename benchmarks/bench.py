@@ -161,23 +161,24 @@ def table(results: dict[str, Any]) -> str:
         [
             "| | plain loop (a) | best hand loop (b) | distcnn | |",
             "|---|---|---|---|---|",
-            f"| training images/s | {_spread(speed['plain'], ',.0f')}"
-            f" | {_spread(speed['hand'], ',.0f')} | {_spread(speed['distcnn'], ',.0f')}"
+            f"| training images/s | {spread(speed['plain'], ',.0f')}"
+            f" | {spread(speed['hand'], ',.0f')} | {spread(speed['distcnn'], ',.0f')}"
             f" | {ours / plain:.2f} x (a), {ours / hand:.2f} x (b); n = {len(speed['plain'])} |",
-            f"| seconds to 90 % on test | {_spread(plain_seconds, '.1f')} | |"
-            f" {_spread(our_seconds, '.1f')}"
+            f"| seconds to 90 % on test | {spread(plain_seconds, '.1f')} | |"
+            f" {spread(our_seconds, '.1f')}"
             f" | {times_faster:.1f} x shorter; n = {len(our_seconds)} seeds,"
             f" test accuracy {min(accuracies):.4f} to {max(accuracies):.4f} |",
             *(
-                f"| seconds to {name} | | | {_spread(values, '.2f')} | n = {len(values)} |"
+                f"| seconds to {name} | | | {spread(values, '.2f')} | n = {len(values)} |"
                 for name, values in start.items()
             ),
-            f"| peak memory, MiB | | | {_spread(memory, '.0f')} | n = {len(memory)} |",
+            f"| peak memory, MiB | | | {spread(memory, '.0f')} | n = {len(memory)} |",
         ]
     )
 
 
-def _spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, lowest and highest."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks import scaling
-from benchmarks.bench import DISTCNN, GOAL, ROOT, first_step_seconds, machine, say
+from benchmarks.bench import DISTCNN, GOAL, ROOT, first_step_seconds, machine, say, spread
 
 RESULTS = Path(__file__).with_name("results_ray.json")
 _REAL = "data.source=fashion-mnist"
@@ -127,14 +127,15 @@ def memory(scratch: Path) -> dict[str, float]:
         _wait_for_workers(run)
         driver = psutil.Process(process.pid)
         family = [driver, *driver.children(recursive=True)]
-        seen[str(count)] = sum(_proportional_mib(each) for each in family)
+        seen[str(count)] = sum(proportional_mib(each) for each in family)
         process.terminate()
         process.wait()
         say(f"{count} worker(s): {seen[str(count)]:.0f} MiB")
     return seen
 
 
-def _proportional_mib(process: psutil.Process) -> float:
+def proportional_mib(process: psutil.Process) -> float:
+    """MiB of a process, its part of shared pages; 0 where it has gone."""
     try:
         return process.memory_full_info().pss / 2**20
     except psutil.Error:
@@ -242,34 +243,29 @@ def table(results: dict[str, Any]) -> str:
     rows = [
         "| | compared with | launched | |",
         "|---|---|---|---|",
-        f"| images/s of 2 workers of 1 core | one process of 2 threads: {_spread(one, ',.0f')}"
-        f" | {_spread(two, ',.0f')} | {middle(two) / middle(one):.2f} x; n = {len(two)} |",
+        f"| images/s of 2 workers of 1 core | one process of 2 threads: {spread(one, ',.0f')}"
+        f" | {spread(two, ',.0f')} | {middle(two) / middle(one):.2f} x; n = {len(two)} |",
         f"| images/s of 1 worker of 2 threads | the same"
-        f" | {_spread(ray, ',.0f')} | {middle(ray) / middle(one):.2f} x; n = {len(ray)} |",
-        f"| seconds to the first step, 2 workers | Ray's guide: {_spread(guide, '.1f')}"
-        f" | {_spread(first, '.1f')} | {middle(first) / middle(guide):.2f} x; n = {len(first)} |",
-        f"| seconds to 90 % on test, 2 workers | Ray's guide: {_spread(guide_90, '.1f')}"
-        f" | {_spread(ours_90, '.1f')} (test accuracy {min(accuracies):.4f} to"
+        f" | {spread(ray, ',.0f')} | {middle(ray) / middle(one):.2f} x; n = {len(ray)} |",
+        f"| seconds to the first step, 2 workers | Ray's guide: {spread(guide, '.1f')}"
+        f" | {spread(first, '.1f')} | {middle(first) / middle(guide):.2f} x; n = {len(first)} |",
+        f"| seconds to 90 % on test, 2 workers | Ray's guide: {spread(guide_90, '.1f')}"
+        f" | {spread(ours_90, '.1f')} (test accuracy {min(accuracies):.4f} to"
         f" {max(accuracies):.4f}) | {middle(guide_90) / middle(ours_90):.1f} x shorter;"
         f" n = {len(ours_90)} seeds |",
-        f"| seconds from the last step to the end | | {_spread(stop, '.1f')} | n = {len(stop)} |",
+        f"| seconds from the last step to the end | | {spread(stop, '.1f')} | n = {len(stop)} |",
         "| seconds from a worker's death to the next step | |"
-        f" {_spread(lost, '.1f')} | n = {len(lost)} |",
-        f"| MiB of each further worker, up to 4 | | {_spread(further, ',.0f')} | n = 1 each |",
+        f" {spread(lost, '.1f')} | n = {len(lost)} |",
+        f"| MiB of each further worker, up to 4 | | {spread(further, ',.0f')} | n = 1 each |",
         *(
             f"| images/s of {count} worker(s) of 1 core | on paper:"
-            f" {paper['predicted'][count]:,.0f} | {_spread(paper['measured'][count], ',.0f')}"
+            f" {paper['predicted'][count]:,.0f} | {spread(paper['measured'][count], ',.0f')}"
             f" | {middle(paper['measured'][count]) / paper['predicted'][count]:.2f} x;"
             f" n = {len(paper['measured'][count])} |"
             for count in ("1", "2")
         ),
     ]
     return "\n".join(rows) + "\n\n" + paper["table"]
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def _last(seen: dict[str, Any]) -> str:

@@ -41,19 +41,17 @@ class Shop:
     """What all trials of a sweep have in common."""
 
     directory: SweepDirectory
-    desk: LineAddress
-    """Of the driver."""
     ground: Ground
 
 
 class TrialProcess(tune.Trainable):
     """One of the processes in which trials run. Ray Tune has it take one step for each task."""
 
-    def setup(self, config: dict[str, Any], shop: Shop) -> None:
+    def setup(self, config: dict[str, Any], shop: Shop, desk: LineAddress) -> None:
         """Begin; the first task follows."""
         self._number: int = config["trial"]
         self._shop = shop
-        self._line = Line(shop.desk)
+        self._line = Line(desk)
         self._dataset: Dataset | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

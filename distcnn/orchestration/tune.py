@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distcnn.config import RunConfig
@@ -22,6 +23,7 @@ from distcnn.sweep.view import SweepView
 
 if TYPE_CHECKING:
     from distcnn.orchestration.desk import Desk
+    from distcnn.orchestration.trial import Shop
     from distcnn.sweep.study import Study
 
 # For trials to save and stop when they are asked to.
@@ -99,6 +101,7 @@ def _search(
 ) -> SweepResult:
     from distcnn.orchestration.asha import scheduler_of
     from distcnn.orchestration.desk import Desk
+    from distcnn.orchestration.trial import Shop
     from distcnn.sweep.study import Study
 
     at_a_time = places(sweep.base)
@@ -114,7 +117,9 @@ def _search(
         view.note(f"Plan: {_plan(sweep, at_a_time, connected)}")
     desk = Desk(study, directory, view)
     try:
-        signal_number = drive(desk, at_a_time, sweep.base, decided, directory, connected)
+        signal_number = drive(
+            desk, at_a_time, sweep.base, Shop(directory, decided.ground), connected.folder
+        )
     finally:
         view.end()
         ledger.close()
@@ -154,9 +159,8 @@ def drive(
     desk: Desk,
     at_a_time: int,
     base: RunConfig,
-    decided: Decided,
-    directory: SweepDirectory,
-    connected: session.Session,
+    shop: Shop,
+    folder: Path,
     trainable: type | None = None,
 ) -> int | None:
     """Have Ray Tune run tasks until none is left; the signal that ended it early, if one did.
@@ -165,16 +169,15 @@ def drive(
         desk: hands them out.
         at_a_time: how many of them run at a time.
         base: what a trial's workers are.
-        decided: the ground that trials stand on.
-        directory: of the sweep.
-        connected: to the Ray it runs on.
+        shop: what tasks have in common.
+        folder: for what Ray Tune writes.
         trainable: what runs tasks; `TrialProcess` by default.
     """
     import ray
     from ray import tune as ray_tune
 
     from distcnn.orchestration.line import served
-    from distcnn.orchestration.trial import Shop, TrialProcess
+    from distcnn.orchestration.trial import TrialProcess
     from distcnn.orchestration.tuner import resources_of, run_tasks
     from distcnn.training.control import Control, InterruptedNow
     from distcnn.workers import Workers
@@ -197,13 +200,12 @@ def drive(
             served(ray.util.get_node_ip_address(), desk.calls(), unanswered=("note",)) as address,
             control.listening(),
         ):
-            shop = Shop(directory, address, decided.ground)
             run_tasks(
                 desk,
                 at_a_time,
-                ray_tune.with_parameters(trainable or TrialProcess, shop=shop),
+                ray_tune.with_parameters(trainable or TrialProcess, shop=shop, desk=address),
                 resources_of(base),
-                connected.folder,
+                folder,
                 go_on,
             )
     except InterruptedNow:
