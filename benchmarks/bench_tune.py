@@ -27,8 +27,8 @@ from benchmarks.bench_ray import proportional_mib
 
 RESULTS = Path(__file__).with_name("results_tune.json")
 _REAL = "data.source=fashion-mnist"
-LEARNING_RATES = (0.0005, 0.001, 0.002, 0.004)
-CHANNELS = ((16, 32), (24, 48))
+LEARNING_RATES = (0.001, 0.003)
+CHANNELS = ((8, 16), (16, 32), (32, 64))  # Those of `tune`, the default sweep.
 _EPOCHS = 2
 # Trials that pack the cores long enough for the start of Ray and its processes to weigh little.
 _PACKED_EPOCHS = 3

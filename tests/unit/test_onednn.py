@@ -28,11 +28,17 @@ def learn(network: nn.Sequential, scores: torch.Tensor) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("pooling", ["max", "average", "l2", "distance-weighted"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("channels", [(4, 8), (16, 24)])
 def test_gradients_and_statistics_equal_those_of_the_modules(
-    pooling: str, activation: str, batch_norm: bool
+    pooling: str, activation: str, batch_norm: bool, channels: tuple[int, int]
 ) -> None:
     model = ModelConfig.model_validate(
-        {"channels": (4, 8), "pooling": pooling, "activation": activation, "batch_norm": batch_norm}
+        {
+            "channels": channels,
+            "pooling": pooling,
+            "activation": activation,
+            "batch_norm": batch_norm,
+        }
     )
     plain = build_network(model, seed=0)
     fast = copy.deepcopy(plain)
