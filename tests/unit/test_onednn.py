@@ -40,7 +40,8 @@ def test_gradients_and_statistics_equal_those_of_the_modules(
             "batch_norm": batch_norm,
         }
     )
-    plain = build_network(model, seed=0)
+    # With seed 0, (16, 24) has a pixel of nearly 0, where the L2 norm's gradient is not defined.
+    plain = build_network(model, seed=1)
     fast = copy.deepcopy(plain)
     images = torch.rand(12, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     expected = learn(plain, plain(images))
