@@ -17,6 +17,7 @@ import psutil
 
 from distcnn.orchestration import session
 from distcnn.orchestration.tune import drive, places
+from distcnn.run_directory.lease import Lease
 from distcnn.sweep import file
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.ledger import Ledger
@@ -67,14 +68,14 @@ def main() -> None:
             """Tells of epochs by a formula."""
 
             def setup(self, config: dict[str, Any], shop: Shop, desk: LineAddress) -> None:
-                self._number, self._line = config["trial"], Line(desk)
+                self._task, self._line = config["task"], Line(desk)
 
             def reset_config(self, new_config: dict[str, Any]) -> bool:
-                self._number = new_config["trial"]
+                self._task = new_config["task"]
                 return True
 
             def step(self) -> dict[str, Any]:
-                task = self._line.ask("task", self._number)
+                task = self._line.ask("task", self._task)
                 lr, reason = task["config"]["optimizer"]["lr"], ""
                 epoch = 0
                 while not reason and epoch < task["config"]["training"]["epochs"]:
@@ -82,19 +83,21 @@ def main() -> None:
                     value = 1 - abs(math.log10(lr) + 2) / 3 - 0.3 / (epoch + 1)
                     report = {"epoch": epoch, "val_loss": 1 - value, "val_accuracy": value}
                     report = {**report, "train_seconds": float(epoch)}
-                    reason = self._line.ask("report", self._number, report)
+                    reason = self._line.ask("report", self._task, report)
                 status = "stopped" if reason else "completed"
-                self._line.ask("left", self._number, status, reason, "")
+                self._line.ask("left", self._task, status, reason, "")
                 return {"done": True}
 
         directory = SweepDirectory(Path(folder))
-        ledger = Ledger(directory.ledger_path, [])
+        lease = Lease.acquire(directory.lease, print)
+        ledger = Ledger(directory.ledger_path, [], lease.fence)
         at_a_time = places(sweep.base)
         scheduler = scheduler_of(sweep.config.scheduler, sweep.base.training.epochs)
         study = Study(sweep, scheduler, at_a_time, ledger.append)
         desk = Desk(study, directory, _Milestones())
         shop = Shop(directory, Ground("none", "", {}))
         drive(desk, at_a_time, sweep.base, shop, connected.folder, SimulatedTrial)
+        lease.release()
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError
 from distcnn.errors import UserError
+from distcnn.progress import duration
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.study import Report, Study, Task, Trial
@@ -18,11 +20,26 @@ from distcnn.sweep.view import Standing, SweepView, describe_trial, standing
 
 T = TypeVar("T")
 
+# For a task to get its process, before it is said aloud that it waits.
+_SAY_AFTER_SECONDS = 30.0
+
+
+@dataclass
+class _Handed:
+    """A task that somebody has."""
+
+    task: Task
+    since: float
+    has_process: bool = False
+    is_done: bool = False
+
 
 class Desk:
     """What trials' processes call, and Ray Tune's searcher asks.
 
-    Whatever goes wrong here (a full disk, a lost lease) ends the sweep: `error` tells the driver.
+    A task has a number of its own, by which its process is known: what a process says that was
+    taken for dead, and is not, counts for nothing. Whatever goes wrong here (a full disk, a lost
+    lease) ends the sweep: `error` tells the driver.
     """
 
     def __init__(self, study: Study, directory: SweepDirectory, view: SweepView) -> None:
@@ -34,30 +51,33 @@ class Desk:
         self._lock = threading.RLock()
         self._began = time.monotonic()
         self._elapsed_before = study.elapsed_seconds
-        self._tasks: dict[int, Task] = {}
-        self._heard: set[int] = set()
-        self._counts = Counter(t.status for t in study.trials.values() if t.is_over)
-        self._num_over_before = sum(self._counts.values())
+        self._ids = itertools.count(1)
+        self._handed: dict[int, _Handed] = {}
+        self._copied: set[int] = set()
         self._winner_failures = 0
+        self._said_waiting = False
+        self._num_over_before = study.counts.total()
+        study.take_newly_over()
 
     # What the driver asks.
 
-    def next_task(self) -> Task | None:
-        """What to start; None for nothing now."""
+    def next_task(self) -> tuple[int, int] | None:
+        """The number of the task to start, and of its trial; None for nothing now."""
 
-        def next_task() -> Task | None:
+        def next_task() -> tuple[int, int] | None:
             if self.wish and self._study.closed is None:
                 return None
-            while True:
-                for trial in self._study.open_trials:
-                    self._give_its_parents(trial)
+            task = self._study.next_task()
+            while task is not None and not self._is_valid(task.trial):
                 task = self._study.next_task()
-                if task is None or self._is_valid(task.trial):
-                    break
-            if task is not None:
-                self._tasks[task.trial.number] = task
-                self._heard.discard(task.trial.number)
-            return task
+            # An exchange may just have been: before a parent goes on.
+            for trial in self._study.open_trials:
+                self._give_its_parents(trial)
+            if task is None:
+                return None
+            number = next(self._ids)
+            self._handed[number] = _Handed(task, time.monotonic())
+            return number, task.trial.number
 
         return self._safely(next_task)
 
@@ -68,18 +88,14 @@ class Desk:
             return self.error is not None or interrupted or self._study.is_over()
 
     def process_ended(self, number: int, reason: str) -> None:
-        """The process that had a trial's task is done with it, or has died."""
+        """The process that had a task is done with it, or has died."""
 
         def process_ended() -> None:
-            task = self._tasks.pop(number)
-            if number in self._heard:
+            handed = self._handed.pop(number)
+            if handed.is_done:
                 return
-            self._view.note(f"trial {number}: {reason}")
-            if task.kind == "winner":
-                self._winner_failed(reason)
-                return
-            self._study.lost(number, reason, self._elapsed())
-            self._count(number)
+            self._view.note(f"trial {handed.task.trial.number}: {reason}")
+            self._lose(handed.task, reason)
 
         self._safely(process_ended)
 
@@ -89,10 +105,17 @@ class Desk:
             self.wish = reason
         self._view.note(f"{reason}: saving, then stopping")
 
-    def counts(self) -> dict[str, int]:
-        """How many trials have ended in which way."""
+    def are_trials_stopping(self) -> bool:
+        """Whether trials have been asked to stop, and some have not yet."""
         with self._lock:
-            return dict(self._counts)
+            trials = [each for each in self._handed.values() if each.task.kind == "trial"]
+            return bool(self.wish) and any(not each.is_done for each in trials)
+
+    def waits_for_processes(self) -> bool:
+        """Whether all that is handed out waits for room."""
+        with self._lock:
+            handed = self._handed.values()
+            return bool(handed) and not any(each.has_process for each in handed)
 
     def tick(self) -> None:
         """Look at the time, and show how things stand."""
@@ -101,11 +124,11 @@ class Desk:
             budget = self._study.sweep.config.time_budget_seconds
             if self._study.closed is None and budget is not None and self._elapsed() >= budget:
                 self._study.out_of_time(self._elapsed())
-                self._counts = Counter(t.status for t in self._study.trials.values() if t.is_over)
             closed = self._study.closed
             if closed is not None and closed.reason and not self.wish:
                 self.wish = closed.reason
                 self._view.note(f"{closed.reason}: no further trial is begun")
+            self._look_at_waiting()
             self._view.show(self.standing())
 
         self._safely(tick)
@@ -113,7 +136,7 @@ class Desk:
     def standing(self) -> Standing:
         """How things stand."""
         with self._lock:
-            num_over = sum(self._counts.values())
+            num_over = self._study.counts.total()
             here = num_over - self._num_over_before
             hours = (time.monotonic() - self._began) / 3600
             rate = here / hours if here else None
@@ -124,9 +147,16 @@ class Desk:
             budget = self._study.sweep.config.time_budget_seconds
             if budget is not None:
                 left = min(left or budget, max(0.0, budget - self._elapsed()))
-            return standing(self._study, self._counts, rate, left)
+            waiting = sum(not each.has_process for each in self._handed.values())
+            return standing(self._study, waiting, rate, left)
 
-    # What trials' processes call.
+    def config_of(self, trial: Trial) -> RunConfig:
+        """A trial's run config."""
+        sweep = self._study.sweep
+        config = sweep.run_config(trial.values)
+        return config.model_copy(update={"name": f"{sweep.config.name}-{trial.number:04d}"})
+
+    # What trials' processes call, with the number of their task.
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """By name."""
@@ -138,66 +168,98 @@ class Desk:
             "note": self.note,
         }
 
-    def task(self, number: int) -> dict[str, Any]:
-        """What a trial's process has to know of its task."""
-        with self._lock:
-            task = self._tasks[number]
-            trial = task.trial
+    def task(self, number: int) -> dict[str, Any] | None:
+        """What a process has to know of its task; None if it is no longer to be done."""
+
+        def task() -> dict[str, Any] | None:
+            handed = self._handed.get(number)
+            if handed is None:
+                return None
+            handed.has_process = True
+            trial = handed.task.trial
             return {
-                "trial": number,
-                "purpose": task.kind,
+                "trial": trial.number,
+                "purpose": handed.task.kind,
                 "config": self.config_of(trial).to_plain(),
                 "epoch": trial.epoch,
                 "verdict": trial.verdict,
             }
 
+        return self._safely(task)
+
     def report(self, number: int, report: dict[str, Any]) -> str:
         """A trial has finished an epoch; why it is to stop, empty if it is to go on."""
-        reason = self._safely(lambda: self._study.report(number, Report(**report), self._elapsed()))
-        return self.wish if reason is None else reason
 
-    def left(self, number: int, status: Any, reason: str, cause: str) -> None:
-        """A process has done with a task."""
+        def tell() -> str:
+            handed = self._handed.get(number)
+            if handed is None:
+                return "another process has taken this trial over"
+            trial = handed.task.trial.number
+            return self._study.report(trial, Report(**report), self._elapsed())
+
+        answer = self._safely(tell)
+        return self.wish if answer is None else answer
+
+    def left(self, number: int, status: str, reason: str, cause: str) -> None:
+        """A process has done with a task.
+
+        Args:
+            number: of the task.
+            status: `completed`, `stopped` or `failed`; `lost`, if it is to be done again; `broken`,
+                if the sweep cannot go on.
+            reason: for people.
+            cause: the same for failures that are alike.
+        """
 
         def left() -> None:
-            self._heard.add(number)
-            if self._tasks[number].kind == "winner":
-                if status == "failed":
-                    self._winner_failed(reason)
-                else:
-                    self._study.finalized(self._elapsed())
+            handed = self._handed.get(number)
+            if handed is None:
                 return
-            self._study.left(number, status, reason, cause, self._elapsed())
-            self._count(number)
+            handed.is_done = True
+            task = handed.task
+            if status == "broken":
+                raise UserError(self._and_then(reason))
+            if status == "lost" or (task.kind == "winner" and status != "completed"):
+                self._view.note(f"trial {task.trial.number}: {reason}")
+                self._lose(task, reason)
+            elif task.kind == "winner":
+                self._study.finalized(self._elapsed())
+            elif status in ("completed", "stopped", "failed"):
+                self._study.left(task.trial.number, status, reason, cause, self._elapsed())
 
         self._safely(left)
 
     def beat(self, number: int) -> str:
         """A sign of life; why the trial is to save and stop, if it is."""
-        return self.wish
+        with self._lock:
+            handed = self._handed.get(number)
+            is_trial = handed is not None and handed.task.kind == "trial"
+            return self.wish if is_trial else ""
 
     def note(self, number: int, message: str) -> None:
         """Something the user should know."""
-        self._view.note(f"trial {number}: {message}")
+        with self._lock:
+            handed = self._handed.get(number)
+            if handed is not None:
+                self._view.note(f"trial {handed.task.trial.number}: {message}")
 
     # What these are made of.
-
-    def config_of(self, trial: Trial) -> RunConfig:
-        """A trial's run config."""
-        sweep = self._study.sweep
-        config = sweep.run_config(trial.values)
-        return config.model_copy(update={"name": f"{sweep.config.name}-{trial.number:04d}"})
 
     def _safely(self, action: Callable[[], T]) -> T | None:
         with self._lock:
             if self.error is not None:
                 return None
             try:
-                return action()
+                result = action()
+                for trial in self._study.take_newly_over():
+                    reason = f": {trial.headline}" if trial.reason else ""
+                    line = f"{trial.status}  {describe_trial(self._study, trial)}{reason}"
+                    self._view.ended(line)
             except Exception as error:  # noqa: BLE001 - raised by the driver
                 self.error = error
-                self.wish = self.wish or "the sweep's driver has failed"
+                self.wish = self.wish or "the sweep cannot go on"
                 return None
+            return result
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._began
@@ -208,28 +270,49 @@ class Desk:
             self._study.sweep.run_config(trial.values)
         except ConfigError as error:
             self._study.left(trial.number, "failed", str(error), "refused", self._elapsed())
-            self._count(trial.number)
             return False
         return True
 
     def _give_its_parents(self, trial: Trial) -> None:
         """Let a copy begin with its parent's checkpoint, before the parent goes on."""
-        if trial.parent is not None and not trial.reports:
-            source = self._directory.trial(trial.parent.number)
-            copy_checkpoint(source, self._directory.trial(trial.number), trial.parent.epoch)
+        if trial.parent is None or trial.number in self._copied or trial.reports:
+            return
+        source = self._directory.trial(trial.parent.number)
+        copy_checkpoint(source, self._directory.trial(trial.number), trial.parent.epoch)
+        self._copied.add(trial.number)
 
-    def _winner_failed(self, reason: str) -> None:
+    def _lose(self, task: Task, reason: str) -> None:
+        if task.kind == "trial":
+            self._study.lost(task.trial.number, reason, self._elapsed())
+            return
         self._winner_failures += 1
         if self._winner_failures > self._study.sweep.base.recovery.max_failures:
-            raise UserError(
-                f"the winner cannot be finalized: {reason}\nMend that, then:"
-                f" distcnn resume {self._directory.path}"
-            )
+            raise UserError(self._and_then(f"the winner cannot be finalized: {reason}"))
         self._study.not_finalized()
 
-    def _count(self, number: int) -> None:
-        trial = self._study.trials[number]
-        if trial.is_over:
-            self._counts[trial.status] += 1
-            reason = f": {trial.headline}" if trial.reason else ""
-            self._view.ended(f"{trial.status}  {describe_trial(self._study, trial)}{reason}")
+    def _look_at_waiting(self) -> None:
+        """Say that all wait for room; end the sweep when that takes too long.
+
+        Raises:
+            UserError: it did.
+        """
+        if not self.waits_for_processes():
+            self._said_waiting = False
+            return
+        waited = time.monotonic() - min(each.since for each in self._handed.values())
+        patience = self._study.sweep.base.recovery.wait_for_workers_seconds
+        if waited > patience:
+            raise UserError(
+                self._and_then(
+                    f"no room became free for a trial within {duration(patience)}"
+                    " (recovery.wait_for_workers_seconds)"
+                )
+            )
+        if waited > _SAY_AFTER_SECONDS and not self._said_waiting:
+            self._said_waiting = True
+            self._view.note(
+                f"Waiting for room for a trial, up to {duration(patience)}: others hold it"
+            )
+
+    def _and_then(self, what: str) -> str:
+        return f"{what}\nMend that, then go on with: distcnn resume {self._directory.path}"

@@ -24,6 +24,10 @@ _SURE_AFTER_SECONDS = 10.0
 _AFTERWARDS = "What was committed is safe: once there is room, run the same again or resume the run"
 
 
+class NoRoomError(UserError):
+    """What is asked for did not become free in time."""
+
+
 @contextmanager
 def reserved(
     request: Request, limit_seconds: float, check: Callable[[], None], watcher: Watcher
@@ -39,7 +43,8 @@ def reserved(
         watcher: told that there is a wait, and again every half a minute.
 
     Raises:
-        UserError: it did not become free in time, or never can, as the cluster's autoscaler says.
+        NoRoomError: it did not become free in time.
+        UserError: it never can, as the cluster's autoscaler says.
     """
     group = placement_group(
         [dict(request.resources)] * request.count,
@@ -58,7 +63,7 @@ def reserved(
                 raise UserError(_impossible(request))
             waited = now - began
             if waited > limit_seconds:
-                raise UserError(
+                raise NoRoomError(
                     f"{request} did not become free within {duration(limit_seconds)}"
                     f" (recovery.wait_for_workers_seconds). {_what_is_free()}\n{_AFTERWARDS}"
                 )

@@ -6,7 +6,8 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset, load
 from distcnn.errors import UserError
 from distcnn.orchestration.line import Line, LineAddress
+from distcnn.orchestration.room import NoRoomError
 from distcnn.orchestration.worker import in_touch
 from distcnn.progress import EpochReport, StepReport, WorkersReport
-from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.lease import Lease, LeaseLostError, RunBusyError
 from distcnn.run_directory.metrics_log import read_rows
-from distcnn.run_directory.run import RunDirectory, leased
+from distcnn.run_directory.run import RunDirectory, StorageError, leased, storage_errors_explained
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.study import Report
 from distcnn.training import provenance
@@ -34,6 +36,10 @@ from distcnn.training.provenance import Ground
 from distcnn.training.results import record_end, recorded_outcome
 from distcnn.training.snapshot import newest_counters
 from distcnn.workers import Workers
+
+# For a process of an earlier driver to be ended by Ray.
+_GOING_SECONDS = 60.0
+_LOOK_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,41 +55,43 @@ class TrialProcess(tune.Trainable):
 
     def setup(self, config: dict[str, Any], shop: Shop, desk: LineAddress) -> None:
         """Begin; the first task follows."""
-        self._number: int = config["trial"]
+        self._task: int = config["task"]
         self._shop = shop
         self._line = Line(desk)
         self._dataset: Dataset | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next task."""
-        self._number = new_config["trial"]
+        self._task = new_config["task"]
         return True
 
     def step(self) -> dict[str, Any]:
         """Do the task; how it went is told to the driver's desk."""
-        task = self._line.ask("task", self._number)
-        status, reason, cause = _told(lambda: self._do(task))
-        self._line.ask("left", self._number, status, reason, cause)
+        task = self._line.ask("task", self._task)
+        if task is not None:
+            status, reason, cause = _told(lambda: self._do(task))
+            self._line.ask("left", self._task, status, reason, cause)
         return {"done": True}
 
     def _do(self, task: dict[str, Any]) -> tuple[str, str]:
         config = RunConfig.from_plain(task["config"])
-        run = self._shop.directory.trial(self._number)
-        run.path.mkdir(parents=True, exist_ok=True)
-        with leased(run, self._note) as lease:
+        run = self._shop.directory.trial(task["trial"])
+        with storage_errors_explained(run):
+            run.path.mkdir(parents=True, exist_ok=True)
+        with _leased_in_the_end(run, self._note) as lease:
             if config.workers.count > 1:
-                return _train_with_workers(config, run, lease, self._shop, task, self._line)
+                return self._train_with_workers(config, run, lease, task)
             return self._train_here(config, run, lease, task)
 
     def _note(self, message: str) -> None:
-        self._line.tell("note", self._number, message)
+        self._line.tell("note", self._task, message)
 
     def _train_here(
         self, config: RunConfig, run: RunDirectory, lease: Lease, task: dict[str, Any]
     ) -> tuple[str, str]:
         dataset = self._dataset = self._dataset or self._load(config)
         control = Control(Workers(), config.training.checkpoint_every_steps)
-        watcher = _TrialWatcher(self._line, self._number, control)
+        watcher = _TrialWatcher(self._line, self._task, control)
         place = Place(run, lease.fence, dataset, control, watcher, time.time())
         _begin(run, config, self._shop.ground)
         if task["purpose"] == "winner":
@@ -93,11 +101,35 @@ class TrialProcess(tune.Trainable):
         if reason:
             outcome = Outcome("stopped", newest_counters(run), reason)
         else:
-            with in_touch(lambda: self._line.ask("beat", self._number), control):
+            with in_touch(lambda: self._line.ask("beat", self._task), control):
                 outcome = fit_or_fail(config, place)
         ground = Ground.here(config, dataset)
         record_end(config, run, outcome, lease.fence, ground, place.hosts)
         return outcome.status, outcome.reason
+
+    def _train_with_workers(
+        self, config: RunConfig, run: RunDirectory, lease: Lease, task: dict[str, Any]
+    ) -> tuple[str, str]:
+        """Supervise the trial's workers from here, as a launch does from its driver."""
+        from distcnn.orchestration.supervisor import Job, supervise
+
+        ground, purpose = self._shop.ground, task["purpose"]
+        control = Control(Workers())
+        watcher = _TrialWatcher(self._line, self._task, control)
+        _begin(run, config, ground)
+        reason = watcher.tell_committed(run, task["epoch"]) or task["verdict"]
+        if reason and purpose == "trial":
+            outcome = Outcome("stopped", newest_counters(run), reason)
+            record_end(config, run, outcome, lease.fence, ground, hosts=())
+            return "stopped", reason
+        with tempfile.TemporaryDirectory(prefix="distcnn-trial-") as folder:
+            started = time.time()
+            job = Job(config, run, lease, ground, Path(folder), control, watcher, started, purpose)
+            with in_touch(lambda: self._line.ask("beat", self._task), control):
+                results = supervise(job).results
+        if purpose == "winner":
+            return ("completed", "") if "test" in results else ("failed", results["reason"])
+        return results["status"], results["reason"]
 
     def _load(self, config: RunConfig) -> Dataset:
         dataset = load(config.data.source, config.data.directory, self._note)
@@ -113,15 +145,39 @@ def _told(work: Callable[[], tuple[str, str]]) -> tuple[str, str, str]:
     """Do the work; its status, the reason, and what failures that are alike have in common."""
     try:
         status, reason = work()
+    except (RunBusyError, LeaseLostError, NoRoomError) as error:
+        return "lost", str(error), ""
+    except StorageError as error:
+        return "broken", str(error), ""
     except UserError as error:
         status, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
         text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         status, reason = "failed", f"{text}\n{traceback.format_exc()}"
-    headline = reason.partition("\n")[0]
     # Trials differ in folders, steps and figures; what went wrong does not.
+    headline = reason.partition("\n")[0]
     cause = re.sub(r"\S*[/\d]\S*", "#", headline) if status == "failed" else ""
     return status, reason, cause
+
+
+@contextmanager
+def _leased_in_the_end(run: RunDirectory, notify: Callable[[str], None]) -> Generator[Lease]:
+    """Hold the run's lease; a process that Ray has not ended yet gets the time to go.
+
+    Raises:
+        RunBusyError: it does not go.
+    """
+    deadline = time.monotonic() + _GOING_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                lease = stack.enter_context(leased(run, notify))
+                break
+            except RunBusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_EVERY_SECONDS)
+        yield lease
 
 
 def _begin(run: RunDirectory, config: RunConfig, ground: Ground) -> None:
@@ -131,48 +187,11 @@ def _begin(run: RunDirectory, config: RunConfig, ground: Ground) -> None:
         run.write_config(config)
 
 
-def _train_with_workers(
-    config: RunConfig,
-    run: RunDirectory,
-    lease: Lease,
-    shop: Shop,
-    task: dict[str, Any],
-    line: Line,
-) -> tuple[str, str]:
-    """Supervise the trial's workers from here, as a launch does from its driver."""
-    from distcnn.orchestration.supervisor import Job, supervise
-
-    number, purpose = task["trial"], task["purpose"]
-    control = Control(Workers())
-    watcher = _TrialWatcher(line, number, control)
-    _begin(run, config, shop.ground)
-    reason = watcher.tell_committed(run, task["epoch"]) or task["verdict"]
-    if reason and purpose == "trial":
-        outcome = Outcome("stopped", newest_counters(run), reason)
-        record_end(config, run, outcome, lease.fence, shop.ground, hosts=())
-        return "stopped", reason
-    with tempfile.TemporaryDirectory(prefix="distcnn-trial-") as folder:
-        job = Job(
-            config,
-            run,
-            lease,
-            shop.ground,
-            Path(folder),
-            control,
-            watcher,
-            time.time(),
-            purpose,
-        )
-        with in_touch(lambda: line.ask("beat", number), control):
-            results = supervise(job).results
-    return results["status"], results["reason"]
-
-
 class _TrialWatcher:
     """Tells the driver's desk of each epoch, and has the trial stop if the desk says so."""
 
-    def __init__(self, line: Line, number: int, control: Control) -> None:
-        self._line, self._number, self._control = line, number, control
+    def __init__(self, line: Line, task: int, control: Control) -> None:
+        self._line, self._task, self._control = line, task, control
 
     def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
         """The desk knows."""
@@ -190,7 +209,7 @@ class _TrialWatcher:
 
     def note(self, message: str) -> None:
         """Something the user should know."""
-        self._line.tell("note", self._number, message)
+        self._line.tell("note", self._task, message)
 
     def workers(self, report: WorkersReport) -> None:
         """The supervisor watches them."""
@@ -207,7 +226,7 @@ class _TrialWatcher:
         return reason
 
     def _tell(self, report: Report) -> str:
-        reason: str = self._line.ask("report", self._number, asdict(report))
+        reason: str = self._line.ask("report", self._task, asdict(report))
         return reason
 
 

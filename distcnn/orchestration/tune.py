@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distcnn.config import RunConfig
+from distcnn.errors import UserError
 from distcnn.location import Location
 from distcnn.orchestration import session
 from distcnn.orchestration.launch import Decided, on_cluster
 from distcnn.orchestration.request import Request, capacity
 from distcnn.progress import WorkersReport
-from distcnn.run_directory.lease import refuse_if_held_here
+from distcnn.run_directory.lease import Lease, refuse_if_held_here
 from distcnn.run_directory.run import RunDirectory, leased
 from distcnn.sweep.directory import SweepDirectory, new_sweep_directory
 from distcnn.sweep.file import Sweep
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # For trials to save and stop when they are asked to.
 _STOPPING_SECONDS = 60.0
+# For trials that have no process yet: they may never get one.
+_ROOM_SECONDS = 5.0
 _PACE_SECONDS = 120.0
 
 
@@ -61,9 +64,13 @@ def tune(
     with on_cluster(base, _Notes(view), address, storage) as (connected, decided):
         directory = new_sweep_directory(sweep.config.name, base.storage.directory, sweep_dir)
         resolved = Sweep(sweep.config, sweep.space, decided.config)
-        with leased(RunDirectory(directory.path), view.note):
+        folder = RunDirectory(directory.path)
+        with leased(folder, view.note) as lease:
+            from distcnn.training import provenance
+
+            folder.write_provenance(provenance.collect(resolved.base, decided.ground, "sweep"))
             directory.write_sweep(resolved)
-            return _search(resolved, decided, directory, connected, view)
+            return _search(resolved, decided, directory, connected, lease, view)
 
 
 def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> SweepResult:
@@ -83,8 +90,12 @@ def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> S
         decided,
     ):
         resolved = Sweep(sweep.config, sweep.space, decided.config)
-        with leased(RunDirectory(directory.path), view.note):
-            return _search(resolved, decided, directory, connected, view)
+        folder = RunDirectory(directory.path)
+        with leased(folder, view.note) as lease:
+            from distcnn.training import provenance
+
+            provenance.check_same_ground(folder, resolved.base, decided.ground, view.note)
+            return _search(resolved, decided, directory, connected, lease, view)
 
 
 def _with_a_trials_share(base: RunConfig) -> RunConfig:
@@ -97,8 +108,11 @@ def _search(
     decided: Decided,
     directory: SweepDirectory,
     connected: session.Session,
+    lease: Lease,
     view: SweepView,
 ) -> SweepResult:
+    from ray.exceptions import RayError
+
     from distcnn.orchestration.asha import scheduler_of
     from distcnn.orchestration.desk import Desk
     from distcnn.orchestration.trial import Shop
@@ -106,7 +120,7 @@ def _search(
 
     at_a_time = places(sweep.base)
     past = list(read_ledger(directory.ledger_path))
-    ledger = Ledger(directory.ledger_path, past)
+    ledger = Ledger(directory.ledger_path, past, lease.fence)
     scheduler = scheduler_of(sweep.config.scheduler, sweep.base.training.epochs)
     study = Study(sweep, scheduler, at_a_time, ledger.append, past)
     view.note(f"Sweep directory: {directory.path}")
@@ -120,10 +134,20 @@ def _search(
         signal_number = drive(
             desk, at_a_time, sweep.base, Shop(directory, decided.ground), connected.folder
         )
+    except RayError as error:
+        raise UserError(
+            f"the cluster is out of reach ({type(error).__name__}); what was recorded is safe."
+            f" Once it is back, go on with: distcnn resume {directory.path}"
+        ) from error
     finally:
         view.end()
         ledger.close()
-    return _conclude(study, desk, directory, signal_number)
+    lease.fence.check()
+    result = _conclude(study, desk, directory, signal_number)
+    if result.results["status"] == "failed" and connected.is_embedded:
+        connected.keep_logs(directory.ray_logs)
+        view.note(f"The trials' logs are kept in {directory.ray_logs}")
+    return result
 
 
 def places(base: RunConfig) -> int:
@@ -136,7 +160,7 @@ def _plan(sweep: Sweep, at_a_time: int, connected: session.Session) -> Plan:
     from distcnn.training.pace import seconds_per_image
 
     base = sweep.base
-    if connected.is_embedded:
+    if connected.is_embedded and not base.workers.gpus:
         return plan(sweep, at_a_time, seconds_per_image(base))
     import ray
     from ray.exceptions import RayError
@@ -147,11 +171,14 @@ def _plan(sweep: Sweep, at_a_time: int, connected: session.Session) -> Plan:
         num_gpus=request.resources.get("GPU", 0),
         label_selector=dict(request.labels) or None,
         max_retries=0,
+        max_calls=1,  # Nor does it keep a GPU's memory afterwards.
         runtime_env=session.runtime_env(),
     )
+    answer = look.remote(base)
     try:
-        return plan(sweep, at_a_time, ray.get(look.remote(base), timeout=_PACE_SECONDS))
+        return plan(sweep, at_a_time, ray.get(answer, timeout=_PACE_SECONDS))
     except RayError:
+        ray.cancel(answer, force=True)
         return Plan(plan(sweep, at_a_time, 0.0).num_trials, at_a_time, None)
 
 
@@ -183,17 +210,20 @@ def drive(
     from distcnn.workers import Workers
 
     control = Control(Workers())
-    waiting_since = 0.0
+    asked_at: float | None = None
 
     def go_on() -> bool:
-        nonlocal waiting_since
+        nonlocal asked_at
         decision = control.decide(0)
         if decision.action == "stop" and not desk.wish:
             desk.interrupt(decision.reason)
         desk.tick()
-        if not desk.wish:
-            waiting_since = time.monotonic()
-        return time.monotonic() - waiting_since < _STOPPING_SECONDS
+        if not desk.are_trials_stopping():
+            asked_at = None
+            return True
+        asked_at = asked_at or time.monotonic()
+        waited = time.monotonic() - asked_at
+        return waited < (_ROOM_SECONDS if desk.waits_for_processes() else _STOPPING_SECONDS)
 
     try:
         with (
@@ -222,7 +252,7 @@ def _conclude(
     directory.write_leaderboard(study)
     winner, closed = study.winner, study.closed
     status, reason = "stopped", desk.wish
-    if closed is not None:
+    if closed is not None and study.is_over():
         status, reason = closed.status, closed.reason
         if status == "completed" and winner is None:
             status, reason = "failed", "no trial has finished an epoch; see leaderboard.csv"
@@ -232,9 +262,10 @@ def _conclude(
         "name": study.sweep.config.name,
         "metric": study.sweep.config.metric,
         "num_trials": len(study.trials),
-        "statuses": desk.counts(),
+        "statuses": dict(study.counts),
         "elapsed_seconds": round(study.elapsed_seconds, 3),
         "train_seconds": round(study.train_seconds, 3),
+        "can_go_on": closed is None or not study.is_over() or closed.status == "failed",
         "best": None,
     }
     if winner is not None:
@@ -250,8 +281,9 @@ def _conclude(
         }
         of_run = run.read_results() or {}
         if study.winner_is_finalized:
+            # Chosen within the trial by validation accuracy, whichever metric chose the trial.
+            results["best"]["chosen"] = {**of_run["chosen"], "val": of_run["val"]["accuracy"]}
             results["best"]["test"] = {"accuracy": of_run["test"]["accuracy"]}
-            results["best"]["weights_sha256"] = of_run["chosen"]["weights_sha256"]
         config = desk.config_of(winner)
         directory.write_best(config.model_copy(update={"name": f"{study.sweep.config.name}-best"}))
     directory.write_results(results)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
+from ray.exceptions import RayTaskError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment
@@ -21,7 +23,7 @@ from ray.tune.search import Searcher, SearchGenerator
 
 from distcnn.config import RunConfig
 from distcnn.orchestration.request import Request
-from distcnn.orchestration.session import environment
+from distcnn.orchestration.session import TRAIN_SETTINGS, environment, runtime_env
 
 if TYPE_CHECKING:
     from distcnn.orchestration.desk import Desk
@@ -59,8 +61,11 @@ def run_tasks(
             resources_per_trial=resources,
             storage_path=str(folder),
         )
-        search = SearchGenerator(_Tasks(desk, at_a_time))
-        controller = _Controller(search_alg=search, reuse_actors=True, storage=experiment.storage)
+        tasks = _Tasks(desk, at_a_time)
+        search = SearchGenerator(tasks)
+        controller = _Controller(
+            tasks, search_alg=search, reuse_actors=True, storage=experiment.storage
+        )
         search.add_configurations([experiment])
         controller.update_max_pending_trials()
         try:
@@ -70,8 +75,34 @@ def run_tasks(
             controller.cleanup()
 
 
+class _ActorClasses:
+    """Makes actors' classes, in the place of Ray Tune's own.
+
+    That would put AWS credentials of the driver's environment where Ray writes them into its logs.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[type, Any] = {}
+
+    def get(self, trainable: type) -> Any:
+        """The class, as an actor's."""
+        if trainable not in self._made:
+            env_vars = {**runtime_env()["env_vars"], **TRAIN_SETTINGS}
+            self._made[trainable] = ray.remote(runtime_env={"env_vars": env_vars})(trainable)
+        return self._made[trainable]
+
+
 class _Controller(TuneController):
     """Without snapshots: the ledger is kept, which is JSON."""
+
+    def __init__(self, tasks: _Tasks, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._tasks = tasks
+        self._class_cache: Any = _ActorClasses()
+
+    def _process_trial_failure(self, trial: Any, exception: Any) -> None:
+        self._tasks.why[trial.trial_id] = _described(exception)
+        super()._process_trial_failure(trial, exception)
 
     def checkpoint(self, *arguments: Any, **named: Any) -> None:
         """Nothing to keep."""
@@ -84,6 +115,8 @@ class _Tasks(Searcher):
         super().__init__()
         self._desk, self._at_a_time = desk, at_a_time
         self._numbers: dict[str, int] = {}
+        self.why: dict[str, str] = {}
+        """Why a process has died, by the id of Ray Tune's trial."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next task; None to ask again later."""
@@ -92,20 +125,31 @@ class _Tasks(Searcher):
         task = self._desk.next_task()
         if task is None:
             return Searcher.FINISHED if self._desk.is_over() else None
-        self._numbers[trial_id] = task.trial.number
-        return {"trial": task.trial.number}
+        self._numbers[trial_id], trial = task
+        return {"task": task[0], "trial": trial}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """A process is done with its task, or has died over it."""
-        self._desk.process_ended(self._numbers.pop(trial_id), "its process died")
+        reason = self.why.pop(trial_id, "its process ended")
+        self._desk.process_ended(self._numbers.pop(trial_id), reason)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to keep."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing was kept."""
+
+
+def _described(exception: Exception) -> str:
+    """Why a process has died, in a line."""
+    text = str(exception)
+    if "low on memory" in text or "OutOfMemory" in type(exception).__name__:
+        return "its process was ended because its node ran out of memory"
+    if isinstance(exception, RayTaskError):
+        return f"its process failed: {text.strip().splitlines()[-1]}"
+    return "its process died"
 
 
 def resources_of(base: RunConfig) -> PlacementGroupFactory:

@@ -14,14 +14,20 @@ from typing import Any
 from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
-from distcnn.files import DamagedFileError, append_line, read_json, write_atomically
+from distcnn.files import (
+    TEMPORARY_PREFIX,
+    DamagedFileError,
+    append_line,
+    read_json,
+    write_atomically,
+)
 from distcnn.location import Location
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
 from distcnn.run_directory.lease import Holder, Lease, current_holder
 from distcnn.s3_client import ObjectStoreError
 
-# What a run that was killed while it was made may have left.
-_BEFORE_CONFIG = {"lease", "provenance.json"}
+# What a run, or a sweep, that was killed while it was made may have left.
+_BEFORE_CONFIG = {"lease", "provenance.json", "base.yaml"}
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
@@ -141,12 +147,16 @@ class RunResult:
     """The signal that stopped it, if one did."""
 
 
+class StorageError(UserError):
+    """The place where a run is kept cannot be written any more."""
+
+
 @contextmanager
 def storage_errors_explained(run: RunDirectory) -> Generator[None]:
     """Turn a failure of the run's storage into an error that says what to do.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written any more.
+        StorageError: the disk is full, or the place cannot be written any more.
     """
     try:
         yield
@@ -154,7 +164,7 @@ def storage_errors_explained(run: RunDirectory) -> Generator[None]:
         if error.errno not in _STORAGE_ERRORS:
             raise
         hint = "" if isinstance(error, ObjectStoreError) else " (free some space, say)"
-        raise UserError(
+        raise StorageError(
             f"cannot write to the run directory {run.path}: {error.strerror};"
             f" what was committed is safe. Mend that{hint}, then: distcnn resume {run.path}"
         ) from error
@@ -186,7 +196,10 @@ def new_run(name: str, storage: Location, run_dir: Location | None) -> RunDirect
     path = run_dir.absolute()
     if (path / "config.yaml").exists():
         raise UsageError(f"{run_dir} is a run already; go on with it: distcnn resume {run_dir}")
-    if path.is_dir() and any(file.name not in _BEFORE_CONFIG for file in path.iterdir()):
+    if path.is_dir() and any(
+        file.name not in _BEFORE_CONFIG and not file.name.startswith(TEMPORARY_PREFIX)
+        for file in path.iterdir()
+    ):
         raise UsageError(f"{run_dir} is not empty and not a run; name another folder")
     return RunDirectory(_make(path))
 

@@ -37,7 +37,7 @@ class SchedulerConfig(Section):
 class SweepConfig(Section):
     """A search over run configs."""
 
-    name: Name = "sweep"
+    name: Annotated[Name, Field(max_length=90)] = "sweep"
     """The first part of the sweep directory's name, and of its trials' names."""
     base: str = "local"
     """The run config that trials vary: a file beside the sweep file, another file, or the name of

@@ -51,6 +51,11 @@ class SweepDirectory:
         return self.path / "trials"
 
     @property
+    def ray_logs(self) -> Location:
+        """Folder of the trials' logs, where a sweep on this machine has failed."""
+        return self.path / "ray-logs"
+
+    @property
     def leaderboard_path(self) -> Location:
         """All trials, the best one first."""
         return self.path / "leaderboard.csv"

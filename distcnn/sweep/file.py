@@ -71,7 +71,13 @@ def load(sweep: str, overrides: Sequence[str] = (), num_trials: int | None = Non
         errors += _refusals(base, space, f"space, {draft.origin_of('space')}")
     if isinstance(config, SweepConfig):
         errors += [f"  {each}" for each in _misfits(config, space)]
-    if isinstance(config, SweepConfig) and isinstance(base, RunConfig) and not errors:
+    if isinstance(config, SweepConfig) and isinstance(base, RunConfig):
+        if config.scheduler.name == "pbt" and base.training.early_stopping:
+            errors.append(
+                "  training.early_stopping: scheduler = pbt needs members of equal length"
+            )
+        if errors:
+            return config_file.refuse(errors, _WHAT)
         return Sweep(config, space, base)
     return config_file.refuse(errors, _WHAT)
 
@@ -111,9 +117,13 @@ def _parse_space(draft: Draft[SweepConfig], errors: list[str]) -> Iterator[tuple
             errors.append(f"  {where}: is the same for all trials; set it in the base")
             continue
         try:
-            yield field, parse_domain(plain)
+            domain = parse_domain(plain)
         except SpaceError as error:
             errors.append(f"  {where}: {error}")
+            continue
+        if "auto" in domain.extremes():
+            errors.append(f"  {where}: auto is decided once, for all trials; set it in the base")
+        yield field, domain
 
 
 def _refusals(base: RunConfig, space: Space, origin: str) -> list[str]:

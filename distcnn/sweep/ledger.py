@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from distcnn.files import DamagedFileError
 from distcnn.growing_file import start_growing
 from distcnn.location import Location
+from distcnn.run_directory.lease import Fence
 
 Event: TypeAlias = dict[str, Any]
 
@@ -32,12 +33,19 @@ def read_ledger(path: Location) -> Iterator[Event]:
 class Ledger:
     """Its writer: each event is durable when `append` returns."""
 
-    def __init__(self, path: Location, events: list[Event]) -> None:
-        """Go on after the events that are there."""
+    def __init__(self, path: Location, events: list[Event], fence: Fence) -> None:
+        """Go on after the events that are there, as long as the sweep is this driver's."""
+        self._fence = fence
+        fence.check()
         self._file = start_growing(path, b"".join(map(_encode, events)))
 
     def append(self, event: Event) -> None:
-        """Add an event."""
+        """Add an event.
+
+        Raises:
+            LeaseLostError: another driver has taken the sweep over.
+        """
+        self._fence.check()
         self._file.append(_encode(event))
         self._file.sync()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from distcnn.config import RunConfig
-from distcnn.config_file import plain_to_yaml, to_yaml
+from distcnn.config_file import ConfigError, plain_to_yaml, to_yaml
 from distcnn.progress import duration
 from distcnn.sweep.config import SchedulerConfig
 from distcnn.sweep.file import Sweep, to_plain
@@ -56,13 +58,19 @@ def plan(sweep: Sweep, at_a_time: int, seconds_per_image: float) -> Plan:
     num_trials, budget = search_of(sweep).num_trials, sweep.config.time_budget_seconds
     if num_trials is None:
         return Plan(None, at_a_time, budget)
-    configs = [sweep.run_config(values) for values in known_trials(sweep, _MOST_LOOKED_AT)]
+    configs = list(_valid_configs(sweep))
     mean = sum(map(_work, configs)) / len(configs) if configs else _work(sweep.base)
     share = _share_trained(sweep.config.scheduler, sweep.base.training.epochs)
     together = min(at_a_time, num_trials)
     rounds = math.ceil(num_trials / together)
     seconds = seconds_per_image * mean / _work_per_image(sweep.base) * share * rounds
     return Plan(num_trials, together, min(seconds, budget or math.inf))
+
+
+def _valid_configs(sweep: Sweep) -> Iterator[RunConfig]:
+    for values in known_trials(sweep, _MOST_LOOKED_AT):
+        with suppress(ConfigError):  # It will fail as a trial.
+            yield sweep.run_config(values)
 
 
 def known_trials(sweep: Sweep, most: int) -> list[Values]:

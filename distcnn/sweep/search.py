@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from distcnn.sweep.file import Sweep
 from distcnn.sweep.space import Choice, Domain, Space, Steps, Values, draw, grid, grid_size
@@ -144,17 +144,17 @@ def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
     if isinstance(domain, Choice):
         return CategoricalDistribution(range(len(domain.values)))  # Lists are none of its own.
     if isinstance(domain, Steps):
-        return IntDistribution(0, len(domain.values) - 1)
+        return IntDistribution(0, domain.count - 1)
     return FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
 def _value(domain: Domain, parameter: object) -> object:
-    if isinstance(domain, (Choice, Steps)):
+    if isinstance(domain, Choice):
         return domain.values[cast(int, parameter)]
-    return parameter
+    return domain.at(cast(int, parameter)) if isinstance(domain, Steps) else parameter
 
 
-def _parameter(domain: Domain, value: object) -> object:
-    if isinstance(domain, (Choice, Steps)):
-        return [*domain.values].index(value)  # pyright: ignore[reportArgumentType]
-    return value
+def _parameter(domain: Domain, value: Any) -> object:
+    if isinstance(domain, Choice):
+        return domain.values.index(value)
+    return domain.index(value) if isinstance(domain, Steps) else value

@@ -14,6 +14,9 @@ Values: TypeAlias = dict[str, Any]
 """What a trial changes in the run config: a value for each dotted field."""
 
 
+_FEW = 50
+
+
 class SpaceError(ValueError):
     """A domain that is not written as it should be."""
 
@@ -39,25 +42,34 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Steps:
-    """One of the numbers `low`, `low + step`, ... up to `high`."""
+    """One of the numbers `low`, `low + step`, ... up to `high`; whole where these are."""
 
     low: float
     high: float
     step: float
 
     @property
-    def values(self) -> list[float]:
-        """All of them; whole numbers where all three are."""
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return [self.low + index * self.step for index in range(count)]
+    def count(self) -> int:
+        """How many there are."""
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
+
+    def at(self, index: int) -> float:
+        """The number at an index, from 0."""
+        return self.low + index * self.step
+
+    def index(self, value: float) -> int:
+        """The index of a number."""
+        return round((value - self.low) / self.step)
 
     def draw(self, source: random.Random) -> float:
         """One number."""
-        return source.choice(self.values)
+        return self.at(source.randrange(self.count))
 
     def extremes(self) -> Sequence[Any]:
-        """The ends."""
-        return self.values[0], self.values[-1]
+        """All of them, where they are few, since one in the middle may not fit; else the ends."""
+        if self.count <= _FEW:
+            return [self.at(index) for index in range(self.count)]
+        return self.at(0), self.at(self.count - 1)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ What is decided is recorded in the ledger, then applied; a resumed sweep applies
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -118,6 +120,8 @@ class Study:
         """
         self.sweep = sweep
         self.trials: dict[int, Trial] = {}
+        self.counts: Counter[str] = Counter()
+        """Of the trials that are over, by status."""
         self.winner_is_finalized = False
         self.elapsed_seconds = 0.0
         """Up to the last event."""
@@ -126,6 +130,7 @@ class Study:
         self._lag = _LAG * at_a_time
         self._record = record
         self._open: dict[int, Trial] = {}
+        self._newly_over: list[Trial] = []
         self._best: tuple[float, int] | None = None
         self._told: list[Told] = []
         self._generation = 0
@@ -162,11 +167,10 @@ class Study:
 
     @property
     def ranking(self) -> list[Trial]:
-        """All trials, the best one first; those without a validated epoch last."""
+        """All trials, the best one first; those that have failed last."""
 
         def key(trial: Trial) -> tuple[bool, float, int]:
-            score = self._score(trial)
-            return score is None, score or 0.0, trial.number
+            return trial.status == "failed", self._score(trial), trial.number
 
         return sorted(self.trials.values(), key=key)
 
@@ -190,9 +194,15 @@ class Study:
         """The epoch at which a trial's metric was best; the first of equals."""
         return min(trial.reports, key=self._score_of, default=None)
 
+    def take_newly_over(self) -> list[Trial]:
+        """The trials that have ended since the last call."""
+        newly_over, self._newly_over = self._newly_over, []
+        return newly_over
+
     def next_task(self) -> Task | None:
         """What to do next, which is then being done; None for nothing at the moment."""
         if self.closed is not None:
+            self._end_what_waits()
             task = None if self._is_finalizing else self._finalizing()
             self._is_finalizing = self._is_finalizing or task is not None
             return task
@@ -205,7 +215,9 @@ class Study:
 
     def is_over(self) -> bool:
         """Whether nothing is left to do."""
-        return self.closed is not None and not self._is_running and self._finalizing() is None
+        if self.closed is None or self._is_running:
+            return False
+        return self.closed.status == "failed" or (not self._open and self._finalizing() is None)
 
     # What happens.
 
@@ -292,9 +304,6 @@ class Study:
                 self._exchange([Copy(**copy) for copy in event["copies"]])
             case "out_of_time":
                 self._closed = Closed("completed", "the time budget is spent")
-                for trial in self.open_trials:
-                    if trial.status == "waiting":
-                        self._close(trial, "stopped", self._closed.reason)
             case _:
                 self.winner_is_finalized = True
 
@@ -304,13 +313,24 @@ class Study:
     def _close(self, trial: Trial, status: Status, reason: str) -> None:
         trial.status, trial.reason = status, reason
         del self._open[trial.number]
+        self.counts[status] += 1
+        self._newly_over.append(trial)
+        if status == "failed" and self.winner is trial:
+            # Trained again from its config, it would fail again.
+            scored = [
+                (self._score(each), each.number)
+                for each in self.trials.values()
+                if each.status != "failed"
+            ]
+            self._best = min((pair for pair in scored if pair[0] < math.inf), default=None)
 
     def _add_report(self, event: Event) -> None:
         trial = self.trials[event["trial"]]
         report = Report(**{name: event[name] for name in Report.__dataclass_fields__})
         trial.reports.append(report)
         score = self._score_of(report)
-        self._best = min(self._best or (score, trial.number), (score, trial.number))
+        if score < math.inf:
+            self._best = min(self._best or (score, trial.number), (score, trial.number))
         stops = self._scheduler.stops(trial.number, report.epoch, score)
         if stops and report.epoch < self.sweep.base.training.epochs:
             name = self.sweep.config.scheduler.name
@@ -330,14 +350,16 @@ class Study:
         self._failures_alike.append(cause)
 
     def _score_of(self, report: Report) -> float:
-        """An epoch's metric as a number of which less is better."""
+        """An epoch's metric as a number of which less is better; infinite where it is none."""
         config = self.sweep.config
         value = report.val_accuracy if config.metric == "val/accuracy" else report.val_loss
+        if not math.isfinite(value):
+            return math.inf
         return -value if config.is_maximized else value
 
-    def _score(self, trial: Trial) -> float | None:
+    def _score(self, trial: Trial) -> float:
         """A trial's metric at its best epoch, likewise."""
-        return min(map(self._score_of, trial.reports), default=None)
+        return min(map(self._score_of, trial.reports), default=math.inf)
 
     # How it is decided what comes next.
 
@@ -345,13 +367,22 @@ class Study:
     def _is_running(self) -> bool:
         return any(trial.status == "running" for trial in self._open.values())
 
+    def _end_what_waits(self) -> None:
+        """When the time is spent, what would go on later is over."""
+        closed = self._closed
+        if closed is None or closed.status == "failed":
+            return
+        for trial in self.open_trials:
+            if trial.status == "waiting":
+                self.left(trial.number, "stopped", closed.reason, "", self.elapsed_seconds)
+
     def _finalizing(self) -> Task | None:
         """The task that is left when no trial is; None where there is none, or not yet."""
         assert self.closed is not None
         winner = self.winner
         if self.closed.status == "failed" or winner is None or self.winner_is_finalized:
             return None
-        return None if self._is_running else Task("winner", winner)
+        return None if self._open else Task("winner", winner)
 
     def _next_waiting(self) -> Trial | None:
         for trial in self.open_trials:
@@ -393,7 +424,8 @@ class Study:
         return True
 
     def _tell(self, trial: Trial) -> None:
-        self._told.append((trial.values, self._score(trial)))
+        score = self._score(trial)
+        self._told.append((trial.values, score if score < math.inf else None))
 
     # A population, which meets at barriers.
 

@@ -25,13 +25,14 @@ def print_sweep(directory: SweepDirectory, results: dict[str, Any]) -> None:
         table.add_row("values", describe(best["values"]))
         table.add_row("val/accuracy", f"{best['val']['accuracy']:.4f}")
         if "test" in best:
-            table.add_row("test/accuracy", f"{best['test']['accuracy']:.4f}")
+            epoch = best["chosen"]["epoch"]
+            table.add_row("test/accuracy", f"{best['test']['accuracy']:.4f} (epoch {epoch})")
     console = Console(highlight=False)
     console.print(table)
     lines = [results["reason"], f"Sweep directory: {directory.path}"]
     if results["status"] == "completed" and best is not None:
         lines.append(f"Train it again: distcnn train {directory.best_path}")
-    elif results["status"] != "completed":
+    elif results["can_go_on"]:
         lines.append(f"Go on with: distcnn resume {directory.path}")
     for line in lines:
         if line:

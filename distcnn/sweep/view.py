@@ -48,6 +48,8 @@ class Standing:
             f"{counts['running']} running, {counts['completed']} done,"
             f" {counts['stopped']} stopped early, {counts['failed']} failed{of}"
         ]
+        if counts["waiting"]:
+            parts.append(f"{counts['waiting']} waiting for room")
         if self.trials_per_hour is not None:
             parts.append(f"{self.trials_per_hour:,.0f} trials/h")
         if self.seconds_left is not None:
@@ -56,13 +58,13 @@ class Standing:
 
 
 def standing(
-    study: Study, counts: Counter[str], trials_per_hour: float | None, seconds_left: float | None
+    study: Study, num_waiting: int, trials_per_hour: float | None, seconds_left: float | None
 ) -> Standing:
-    """How a study stands."""
+    """How a study stands, when so many of its tasks wait for room."""
     running = [trial for trial in study.open_trials if trial.status == "running"]
     winner = study.winner
     return Standing(
-        counts=counts + Counter(running=len(running)),
+        counts=study.counts + Counter(running=len(running) - num_waiting, waiting=num_waiting),
         num_planned=study.num_planned,
         metric=study.sweep.config.metric,
         best="" if winner is None else describe_trial(study, winner),

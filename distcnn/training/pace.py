@@ -28,6 +28,7 @@ def seconds_per_image(config: RunConfig) -> float:
     dtype = torch.bfloat16 if config.training.precision == "bf16-mixed" else torch.float32
     network = build_network(config.model, seed=0).to(device)
     size = config.training.global_batch_size // config.workers.count
+    size = max(1, size // config.num_shards_per_worker)
     images = torch.zeros(size, 1, 28, 28, device=device)
     labels = torch.zeros(size, dtype=torch.long, device=device)
     seconds: list[float] = []
@@ -37,7 +38,7 @@ def seconds_per_image(config: RunConfig) -> float:
         loss.backward()
         loss.item()  # Waits for the device.
         seconds.append(time.perf_counter() - started)
-    return _BESIDES * statistics.median(seconds[2:]) / config.training.global_batch_size
+    return _BESIDES * statistics.median(seconds[2:]) / (size * config.workers.count)
 
 
 def _forward(

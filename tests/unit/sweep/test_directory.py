@@ -11,7 +11,7 @@ import pytest
 from distcnn.errors import UsageError, UserError
 from distcnn.files import DamagedFileError
 from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
-from distcnn.run_directory.lease import Lease
+from distcnn.run_directory.lease import Lease, LeaseLostError
 from distcnn.run_directory.run import RunDirectory
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory, is_sweep, new_sweep_directory
@@ -47,17 +47,23 @@ def test_the_leaderboard_has_the_best_first_and_lists_as_json(
 
 def test_a_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    ledger = Ledger(path, [])
+    lease = Lease.acquire(tmp_path / "lease", print)
+    ledger = Ledger(path, [], lease.fence)
     ledger.append({"event": "trial"})
     ledger.close()
     with path.open("ab") as file:
         file.write(b'{"event": "epo')
     past = list(read_ledger(path))
     assert past == [{"event": "trial"}]
-    ledger = Ledger(path, past)
+    ledger = Ledger(path, past, lease.fence)
     ledger.append({"event": "epoch"})
-    ledger.close()
     assert list(read_ledger(path)) == [{"event": "trial"}, {"event": "epoch"}]
+    lease.advance()
+    with pytest.raises(LeaseLostError):
+        ledger.append({"event": "of a driver that was taken for dead"})
+    ledger.close()
+    lease.release()
+    assert len(list(read_ledger(path))) == 2
 
 
 def test_a_ledger_that_somebody_has_edited_badly_is_named(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_everything_wrong_is_told_at_once(load):
         ({"training.global_batch_size": {"uniform": [32, 64]}}, "a whole number"),
         ({"model.kernel_size": {"choice": [[5, 5, 5]]}}, "3 values for 2 blocks"),
         ({"model.pool_size": {"choice": ["two"]}}, "model.pool_size = 'two'"),
+        ({"model.stride": {"randint": [1, 5]}}, "is not a whole number"),
     ],
 )
 def test_each_bound_and_choice_is_tried_on_the_base(load, space, told):
@@ -100,6 +101,8 @@ def test_values_that_are_refused_together_are_told_with_what_they_go_with(load):
         ({"scheduler": "ahsa"}, "did you mean 'asha'?"),
         ({"space": {}}, "one entry at least"),
         ({"base": "locl"}, "did you mean 'local'?"),
+        ({"space": {"training.precision": {"choice": ["auto", "32-true"]}}}, "decided once"),
+        ({"name": "n" * 95}, "name = "),
     ],
 )
 def test_what_does_not_go_together_is_refused(load, fields, told):

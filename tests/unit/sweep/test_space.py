@@ -38,6 +38,13 @@ def test_what_is_drawn_is_allowed_and_reaches_the_ends(plain, allowed):
         assert high in drawn
 
 
+def test_a_long_range_costs_nothing():
+    domain = parse_domain({"randint": [0, 2**32]})
+    assert domain.extremes() == (0, 2**32 - 1)
+    assert 0 <= domain.draw(random.Random(0)) < 2**32
+    assert domain.at(domain.index(123456789)) == 123456789
+
+
 def test_loguniform_is_uniform_in_its_logarithm():
     domain = parse_domain({"loguniform": [1e-4, 1]})
     drawn = [domain.draw(random.Random(seed)) for seed in range(2000)]

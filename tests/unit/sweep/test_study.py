@@ -151,16 +151,19 @@ def test_a_trial_whose_process_dies_is_begun_again_as_often_as_is_granted(
 
 
 def test_out_of_time_ends_what_runs_and_what_waits(make_sweep: MakeSweep) -> None:
-    study = World(make_sweep(num_trials=None, time_budget_seconds=10)).study()
+    world = World(make_sweep(num_trials=None, time_budget_seconds=10))
+    study = world.study()
     for _ in range(2):
         assert study.next_task() is not None
     study.report(1, Report(1, 1.0, 0.5, 1.0), 5.0)
     study.left(2, "stopped", "SIGINT", "", 5.0)  # It waits to go on.
     study.out_of_time(10.0)
+    assert study.next_task() is None
     assert study.trials[2].status == "stopped"
     assert not study.is_over()
     study.left(1, "stopped", "asked to", "", 10.0)
     assert study.trials[1].reason == "the time budget is spent"
+    assert outcome(world.study()) == outcome(study), "and so it is when it is replayed"
     task = study.next_task()
     assert task is not None
     assert (task.kind, task.trial.number) == ("winner", 1)
@@ -181,6 +184,25 @@ def test_a_search_that_learns_waits_only_for_trials_far_behind(make_sweep: MakeS
     assert study.next_task() is None, "trial 5 learns from trial 1, which still runs"
     study.left(1, "completed", "", "", 0.0)
     assert study.next_task() is not None
+
+
+def test_a_loss_that_is_no_number_never_wins(make_sweep: MakeSweep) -> None:
+    study = World(make_sweep(metric="val/loss", num_trials=2)).study()
+    for number, loss in ((1, float("nan")), (2, 0.4)):
+        assert study.next_task() is not None
+        study.report(number, Report(1, loss, 0.5, 1.0), 0.0)
+    assert study.winner is study.trials[2]
+    assert [trial.number for trial in study.ranking] == [2, 1]
+
+
+def test_a_trial_that_fails_in_the_end_does_not_win(make_sweep: MakeSweep) -> None:
+    study = World(make_sweep(num_trials=2)).study()
+    for number, value in ((1, 0.9), (2, 0.8)):
+        assert study.next_task() is not None
+        study.report(number, Report(1, 0.5, value, 1.0), 0.0)
+    study.left(1, "failed", "train/loss became nan", "nan", 0.0)
+    assert study.winner is study.trials[2]
+    assert [trial.number for trial in study.ranking] == [2, 1]
 
 
 def test_loss_is_minimized_where_it_is_the_metric(make_sweep: MakeSweep) -> None:
