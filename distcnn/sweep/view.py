@@ -49,7 +49,7 @@ class Standing:
             f" {counts['stopped']} stopped early, {counts['failed']} failed{of}"
         ]
         if counts["waiting"]:
-            parts.append(f"{counts['waiting']} waiting for room")
+            parts.append(f"{counts['waiting']} starting")
         if self.trials_per_hour is not None:
             parts.append(f"{self.trials_per_hour:,.0f} trials/h")
         if self.seconds_left is not None:

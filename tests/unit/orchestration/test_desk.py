@@ -151,7 +151,7 @@ def test_a_sweep_without_room_says_so_and_ends(
     sweep.desk.tick()
     sweep.desk.tick()
     assert capsys.readouterr().err.count("Waiting for room") == 1
-    assert "1 waiting for room" in sweep.desk.standing().line
+    assert "1 starting" in sweep.desk.standing().line
     now += 600
     sweep.desk.tick()
     assert "no room became free" in str(sweep.desk.error)
