@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,12 @@ def _search(
         signal_number = drive(
             desk, at_a_time, sweep.base, Shop(directory, decided.ground), connected.folder
         )
-    except RayError as error:
+    except Exception as error:
+        # What is known is worth having; and what is wrong may be the storage itself.
+        with suppress(OSError, UserError):
+            directory.write_leaderboard(study)
+        if not isinstance(error, RayError):
+            raise
         raise UserError(
             f"the cluster is out of reach ({type(error).__name__}); what was recorded is safe."
             f" Once it is back, go on with: distcnn resume {directory.path}"

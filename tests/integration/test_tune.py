@@ -6,12 +6,15 @@ import csv
 import json
 import os
 import signal
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from distcnn.location import Location
+from distcnn.object_store import ObjectPath
 from distcnn.run_directory.checkpoints import read_index
 from tests.integration.launches import GONE_SECONDS, assert_gone, end, family
 from tests.integration.runs import distcnn, events, finish, start, told, wait_for
@@ -26,24 +29,24 @@ SMALL = [
 _TIMES = ("train_seconds",)
 
 
-def tune_command(sweep: Path | str, folder: Path, *more: str) -> list[str]:
+def tune_command(sweep: Path | str, folder: Location, *more: str) -> list[str]:
     return distcnn("tune", sweep, *SMALL, *more, "--run-dir", folder)
 
 
-def ledger(folder: Path, kind: str) -> list[dict[str, Any]]:
+def ledger(folder: Location, kind: str) -> list[dict[str, Any]]:
     path = folder / "ledger.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     parsed = [json.loads(line) for line in lines if line.endswith("}")]
     return [event for event in parsed if event["event"] == kind]
 
 
-def leaderboard(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+def leaderboard(folder: Location) -> list[dict[str, str]]:
+    text = (folder / "leaderboard.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(StringIO(text)))
     return [{name: row[name] for name in row if name not in _TIMES} for row in rows]
 
 
-def trial(folder: Path, number: int) -> Path:
+def trial(folder: Any, number: int) -> Any:
     return folder / "trials" / f"{number:04d}"
 
 
@@ -51,7 +54,7 @@ def saved_epochs(run: Path) -> list[object]:
     return [event["step"] for event in events(run) if event["event"] == "checkpoint"]
 
 
-def results(folder: Path) -> dict[str, Any]:
+def results(folder: Location) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_bytes())
 
 
@@ -141,6 +144,24 @@ def test_killed_at_several_moments_it_goes_on_and_repeats_nothing(
         ]
         assert digests[0] == digests[1]
         assert len(saved_epochs(run)) == len(set(saved_epochs(run))), "an epoch was trained twice"
+
+
+def test_a_sweep_in_an_object_store_is_killed_and_goes_on(
+    sweep_file: Path, undisturbed: Path, bucket: ObjectPath
+) -> None:
+    folder = bucket / "sweeps/mine"
+    process = start(tune_command(sweep_file, folder, "training.epochs=3"))
+    wait_for(lambda: len(ledger(folder, "ended")) >= 1, process)
+    processes = family(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=GONE_SECONDS)
+    assert_gone(processes)
+    finish(distcnn("resume", folder))
+    assert leaderboard(folder) == leaderboard(undisturbed)
+    assert results(folder)["best"]["test"] == results(undisturbed)["best"]["test"]
+    for number in range(1, 6):
+        assert told(trial(folder, number)) == told(trial(undisturbed, number))
+    assert "mine/trials/0005" in finish(distcnn("runs", bucket / "sweeps"))
 
 
 def _holder(run: Path) -> int:
