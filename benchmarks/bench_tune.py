@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import yaml
 
 from benchmarks.bench import DISTCNN, ROOT, machine, say, spread
@@ -56,6 +57,7 @@ def main() -> None:
             "many": many(folder),
             "simulated": simulated(options.simulated),
             "asha": asha(rounds, folder),
+            "shared_gpu": shared_gpu(rounds, folder),
         }
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(table(results))
@@ -158,6 +160,20 @@ def asha(rounds: int, scratch: Path) -> list[dict[str, float]]:
     return seen
 
 
+def shared_gpu(rounds: int, scratch: Path) -> dict[str, list[float]]:
+    """Trials per hour of small trials, one at a time on a GPU and four; none without a GPU."""
+    seen: dict[str, list[float]] = {}
+    for number in range(rounds if torch.cuda.is_available() else 0):
+        for share in (1, 0.25):
+            more = [f"training.epochs={_EPOCHS}", f"workers.gpus={share}", "workers.cpus=1"]
+            started = time.perf_counter()
+            results = _distcnn(_grid(scratch, repeats=2), scratch / f"gpu-{share}-{number}", more)
+            seconds = time.perf_counter() - started
+            seen.setdefault(f"{share} GPU each", []).append(3600 * results["num_trials"] / seconds)
+        say(f"round {number + 1}/{rounds}: trials/h {_last(seen)}")
+    return seen
+
+
 def _grid(scratch: Path, repeats: int = 1) -> str:
     """The trials of the comparison as a sweep file; each so often, with other seeds."""
     space = {
@@ -242,6 +258,11 @@ def table(results: dict[str, Any]) -> str:
             f" {each['asha_val_accuracy']:.4f} in {each['asha_train_seconds']:.0f} s"
             f" | {each['asha_train_seconds'] / each['none_train_seconds']:.2f} x |"
             for each in results["asha"]
+        ),
+        *(
+            f"| trials/h on {results['machine'].get('gpu')}, {share} | {spread(values, ',.0f')}"
+            f" | n = {len(values)} |"
+            for share, values in results["shared_gpu"].items()
         ),
     ]
     return "\n".join(rows)
