@@ -186,6 +186,8 @@ def value_at(values: Mapping[str, Any], path: str) -> Any:
 
 def _merge_file(draft: Draft[RunConfig], path: Location) -> None:
     values = read_yaml(path)
+    if "space" in values:
+        raise ConfigError(f"{path} is a sweep, not a run config; use it with: distcnn tune {path}")
     base = values.pop("extends", None)
     if base is not None:
         base_path = _find_base(str(base), path)

@@ -23,6 +23,9 @@ _MOST_COMBINATIONS = 1000
 _PERTURBABLE = ("optimizer.", "training.label_smoothing")
 
 
+_OF_RUNS = {"extends", *RunConfig.model_fields} - set(SweepConfig.model_fields)
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep that can be run: all of it has been checked."""
@@ -49,7 +52,13 @@ def load(sweep: str, overrides: Sequence[str] = (), num_trials: int | None = Non
     """
     path = config_file.find(sweep)
     draft = Draft(SweepConfig)
-    _merge(draft, config_file.read_yaml(path), str(path))
+    content = config_file.read_yaml(path)
+    if "space" not in content and not set(content).isdisjoint(_OF_RUNS):
+        raise ConfigError(
+            f"{path} is a run config, not a sweep; name it as the base of one (base: {path}), or"
+            f" override that of the shipped one: distcnn tune tune base={path}"
+        )
+    _merge(draft, content, str(path))
     for_base: list[str] = []
     for override in overrides:
         values = config_file.parse_override(override)

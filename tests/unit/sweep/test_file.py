@@ -27,6 +27,11 @@ def test_the_shipped_sweep_searches_learning_rate_and_channels():
     assert (config.optimizer.lr, config.model.channels) == (0.5, (4, 8))
 
 
+def test_a_run_config_is_no_sweep():
+    with pytest.raises(ConfigError, match="is a run config, not a sweep"):
+        file.load("local")
+
+
 def test_everything_wrong_is_told_at_once(load):
     with pytest.raises(ConfigError) as error:
         load(
