@@ -13,6 +13,7 @@ from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError
 from distcnn.errors import UserError
 from distcnn.progress import duration
+from distcnn.run_directory.checkpoints import CheckpointDamagedError
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.study import Report, Study, Task, Trial
@@ -67,12 +68,9 @@ class Desk:
         def next_task() -> tuple[int, int] | None:
             if self.wish and self._study.closed is None:
                 return None
-            task = self._study.next_task()
-            while task is not None and not self._is_valid(task.trial):
-                task = self._study.next_task()
-            # An exchange may just have been: before a parent goes on.
-            for trial in self._study.open_trials:
-                self._give_its_parents(trial)
+            task = self._decided_next()
+            while task is not None and not self._can_begin(task.trial):
+                task = self._decided_next()
             if task is None:
                 return None
             number = next(self._ids)
@@ -205,8 +203,9 @@ class Desk:
 
         Args:
             number: of the task.
-            status: `completed`, `stopped` or `failed`; `lost`, if it is to be done again; `broken`,
-                if the sweep cannot go on.
+            status: `completed`, `stopped` or `failed`; `lost`, if it is to be done again;
+                `damaged`, if it is the winner, without a whole checkpoint; `broken`, if the sweep
+                cannot go on.
             reason: for people.
             cause: the same for failures that are alike.
         """
@@ -219,7 +218,9 @@ class Desk:
             task = handed.task
             if status == "broken":
                 raise UserError(self._and_then(reason))
-            if status == "lost" or (task.kind == "winner" and status != "completed"):
+            if status == "damaged":
+                self._study.spoilt(task.trial.number, reason, self._elapsed())
+            elif status == "lost" or (task.kind == "winner" and status != "completed"):
                 self._view.note(f"trial {task.trial.number}: {reason}")
                 self._lose(task, reason)
             elif task.kind == "winner":
@@ -264,8 +265,17 @@ class Desk:
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._began
 
-    def _is_valid(self, trial: Trial) -> bool:
-        """Whether a trial's values go together; if not, it has failed."""
+    def _decided_next(self) -> Task | None:
+        task = self._study.next_task()
+        # An exchange may just have been: before a parent goes on.
+        for trial in self._study.open_trials:
+            self._give_its_parents(trial)
+        return task
+
+    def _can_begin(self, trial: Trial) -> bool:
+        """Whether a trial's values go together; if not, or if its parent was damaged, it failed."""
+        if trial.status == "failed":
+            return False
         try:
             self._study.sweep.run_config(trial.values)
         except ConfigError as error:
@@ -274,11 +284,17 @@ class Desk:
         return True
 
     def _give_its_parents(self, trial: Trial) -> None:
-        """Let a copy begin with its parent's checkpoint, before the parent goes on."""
+        """Let a copy begin with its parent's checkpoint, before the parent goes on.
+
+        Where that is not whole, the copy has failed.
+        """
         if trial.parent is None or trial.number in self._copied or trial.reports:
             return
         source = self._directory.trial(trial.parent.number)
-        copy_checkpoint(source, self._directory.trial(trial.number), trial.parent.epoch)
+        try:
+            copy_checkpoint(source, self._directory.trial(trial.number), trial.parent.epoch)
+        except CheckpointDamagedError as damage:
+            self._study.left(trial.number, "failed", str(damage), "damaged", self._elapsed())
         self._copied.add(trial.number)
 
     def _lose(self, task: Task, reason: str) -> None:

@@ -21,6 +21,7 @@ from distcnn.orchestration.line import Line, LineAddress
 from distcnn.orchestration.room import NoRoomError
 from distcnn.orchestration.worker import in_touch
 from distcnn.progress import EpochReport, StepReport, WorkersReport
+from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
 from distcnn.run_directory.lease import Lease, LeaseLostError, RunBusyError
 from distcnn.run_directory.metrics_log import read_rows
 from distcnn.run_directory.run import RunDirectory, StorageError, leased, storage_errors_explained
@@ -28,6 +29,7 @@ from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.study import Report
 from distcnn.training import provenance
 from distcnn.training.control import Control
+from distcnn.training.evaluation import choose_checkpoint
 from distcnn.training.finalize import finalize
 from distcnn.training.local import fit_or_fail
 from distcnn.training.outcome import Outcome
@@ -79,6 +81,8 @@ class TrialProcess(tune.Trainable):
         with storage_errors_explained(run):
             run.path.mkdir(parents=True, exist_ok=True)
         with _leased_in_the_end(run, self._note) as lease:
+            if task["purpose"] == "winner" and (damage := _damage(run)):
+                return "damaged", damage
             if config.workers.count > 1:
                 return self._train_with_workers(config, run, lease, task)
             return self._train_here(config, run, lease, task)
@@ -102,7 +106,7 @@ class TrialProcess(tune.Trainable):
             outcome = Outcome("stopped", newest_counters(run), reason)
         else:
             with in_touch(lambda: self._line.ask("beat", self._task), control):
-                outcome = fit_or_fail(config, place)
+                outcome = _fit_whatever_it_raises(config, place)
         ground = Ground.here(config, dataset)
         record_end(config, run, outcome, lease.fence, ground, place.hosts)
         return outcome.status, outcome.reason
@@ -152,12 +156,43 @@ def _told(work: Callable[[], tuple[str, str]]) -> tuple[str, str, str]:
     except UserError as error:
         status, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
-        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        status, reason = "failed", f"{text}\n{traceback.format_exc()}"
+        status, reason = "failed", _described(error)
     # Trials differ in folders, steps and figures; what went wrong does not.
     headline = reason.partition("\n")[0]
     cause = re.sub(r"\S*[/\d]\S*", "#", headline) if status == "failed" else ""
     return status, reason, cause
+
+
+def _fit_whatever_it_raises(config: RunConfig, place: Place) -> Outcome:
+    """Train; an error of the training is an outcome of this trial, and in its results.
+
+    Raises:
+        UserError: it is not the trial's own: its lease is lost, the disk is full, ...
+    """
+    try:
+        with storage_errors_explained(place.run):
+            return fit_or_fail(config, place)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
+        reason = _described(error)
+        place.run.append_event("failed", attempt=place.fence.attempt, reason=reason)
+        return Outcome("failed", newest_counters(place.run), reason)
+
+
+def _described(error: Exception) -> str:
+    """An error in a line, and below it where it came from."""
+    what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{what}\n{''.join(traceback.format_exception(error))}"
+
+
+def _damage(run: RunDirectory) -> str:
+    """What is wrong with the checkpoint that is to be finalized; empty if nothing is."""
+    try:
+        read_checkpoint(run.checkpoints, choose_checkpoint(run))
+    except CheckpointDamagedError as damage:
+        return str(damage)
+    return ""
 
 
 @contextmanager

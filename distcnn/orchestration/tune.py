@@ -261,7 +261,7 @@ def _conclude(
     if closed is not None and study.is_over():
         status, reason = closed.status, closed.reason
         if status == "completed" and winner is None:
-            status, reason = "failed", "no trial has finished an epoch; see leaderboard.csv"
+            status, reason = "failed", "no trial has succeeded; leaderboard.csv says why"
     results: dict[str, Any] = {
         "status": status,
         "reason": reason,

@@ -104,7 +104,15 @@ class _Controller(TuneController):
         self._tasks.why[trial.trial_id] = _described(exception)
         super()._process_trial_failure(trial, exception)
 
+    def step(self) -> None:
+        super().step()
+        # It walks through all that it has ever run, twice for each task: the study remembers them.
+        self._trials = [each for each in self._trials if not each.is_finished()]
+
     def checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """Nothing to keep."""
+
+    def _mark_trial_to_checkpoint(self, trial: Any) -> None:
         """Nothing to keep."""
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from distcnn.errors import UserError
 from distcnn.files import write_atomically
-from distcnn.run_directory.checkpoints import read_checkpoint
+from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 
 # Attempts count from 1: this is before the first.
@@ -20,7 +19,7 @@ def copy_checkpoint(source: RunDirectory, target: RunDirectory, epoch: int) -> N
     What a kill leaves of it is done again: the index, which makes it count, comes last.
 
     Raises:
-        UserError: `source` has no whole checkpoint of that epoch.
+        CheckpointDamagedError: `source` has no whole checkpoint of that epoch.
     """
     target.checkpoints.mkdir(parents=True, exist_ok=True)
     index = target.checkpoints / f"index-{_BEFORE:06d}.json"
@@ -32,7 +31,7 @@ def copy_checkpoint(source: RunDirectory, target: RunDirectory, epoch: int) -> N
         if record.epoch == epoch and record.val_accuracy is not None
     ]
     if not records:
-        raise UserError(f"{source.path} has no checkpoint of epoch {epoch} any more to go on from")
+        raise CheckpointDamagedError(f"{source.path} has no checkpoint of epoch {epoch} any more")
     name = f"step-{records[-1].step:09d}-attempt-{_BEFORE:06d}.safetensors"
     record = replace(records[-1], file=name, attempt=_BEFORE)
     content = read_checkpoint(source.checkpoints, records[-1])

@@ -276,6 +276,11 @@ class Study:
         """The process that was to finalize the winner could not."""
         self._is_finalizing = False
 
+    def spoilt(self, number: int, reason: str, elapsed_seconds: float) -> None:
+        """The winner's checkpoint is damaged: the next best trial wins."""
+        self._is_finalizing = False
+        self._decide({"event": "spoilt", "trial": number, "reason": reason}, elapsed_seconds)
+
     def finalized(self, elapsed_seconds: float) -> None:
         """The winner's results are written."""
         self._decide({"event": "finalized"}, elapsed_seconds)
@@ -304,6 +309,10 @@ class Study:
                 self._exchange([Copy(**copy) for copy in event["copies"]])
             case "out_of_time":
                 self._closed = Closed("completed", "the time budget is spent")
+            case "spoilt":
+                trial = self.trials[event["trial"]]
+                self.counts[trial.status] -= 1
+                self._over(trial, "failed", event["reason"])
             case _:
                 self.winner_is_finalized = True
 
@@ -311,8 +320,11 @@ class Study:
         self.trials[trial.number] = self._open[trial.number] = trial
 
     def _close(self, trial: Trial, status: Status, reason: str) -> None:
-        trial.status, trial.reason = status, reason
         del self._open[trial.number]
+        self._over(trial, status, reason)
+
+    def _over(self, trial: Trial, status: Status, reason: str) -> None:
+        trial.status, trial.reason = status, reason
         self.counts[status] += 1
         self._newly_over.append(trial)
         if status == "failed" and self.winner is trial:

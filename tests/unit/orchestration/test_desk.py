@@ -102,6 +102,49 @@ def test_a_parent_goes_on_only_once_it_is_copied(
     assert sweep.desk.error is None
 
 
+def test_a_copy_whose_parent_is_damaged_has_failed_and_the_parent_goes_on(
+    tmp_path: Path, make_sweep: MakeSweep
+) -> None:
+    config = make_sweep(epochs=4, scheduler="pbt", space=LR_ALONE, num_trials=2)
+    sweep = Sweep(tmp_path, World(config, 1))
+    for value in (0.9, 0.5):
+        task, trial = sweep.take()
+        sweep.desk.report(task, report(1, value))
+        commit(sweep, trial, [1])
+        sweep.desk.left(task, "stopped", "", "")
+        sweep.desk.process_ended(task, "")
+    parent = sweep.directory.trial(1)
+    (parent.checkpoints / parent.read_checkpoints()[0].file).write_bytes(b"rubbish")
+    _, next_one = sweep.take()
+    assert next_one == 1
+    assert sweep.study.trials[3].status == "failed"
+    assert "is damaged" in sweep.study.trials[3].reason
+    assert sweep.desk.error is None
+
+
+def test_a_winner_whose_checkpoint_is_damaged_gives_way_to_the_next_best(
+    tmp_path: Path, make_sweep: MakeSweep
+) -> None:
+    sweep = Sweep(tmp_path, World(make_sweep(num_trials=2, epochs=1)))
+    for value in (0.5, 0.9):
+        task, _ = sweep.take()
+        sweep.desk.report(task, report(1, value))
+        sweep.desk.left(task, "completed", "", "")
+        sweep.desk.process_ended(task, "")
+    for best in (2, 1):
+        winner, trial = sweep.take()
+        assert trial == best
+        sweep.desk.left(winner, "damaged", "its checkpoint is damaged", "")
+        sweep.desk.process_ended(winner, "")
+        assert sweep.study.trials[best].status == "failed"
+    assert sweep.desk.is_over()
+    assert sweep.desk.error is None
+    assert sweep.study.counts == {"completed": 0, "failed": 2}
+    again = sweep.world.study()
+    assert again.winner is None
+    assert again.counts == sweep.study.counts
+
+
 def test_a_winner_is_not_asked_to_stop_and_counts_only_when_it_is_finalized(
     tmp_path: Path, make_sweep: MakeSweep
 ) -> None:
