@@ -52,7 +52,7 @@ bench: $(VENV)/.installed  ## measure against a plain loop and the best hand-wri
 bench-ray: $(VENV)/.installed  ## measure launches against Ray's guide and one process (20 min)
 	$(BIN)/python -m benchmarks.bench_ray $(ARGS)
 
-bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and their own training (25 min)
+bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and their own training (80 min)
 	$(BIN)/python -m benchmarks.bench_tune $(ARGS)
 
 clean:  ## remove .venv and caches; runs are kept

@@ -343,7 +343,8 @@ class Study:
         score = self._score_of(report)
         if score < math.inf:
             self._best = min(self._best or (score, trial.number), (score, trial.number))
-        stops = self._scheduler.stops(trial.number, report.epoch, score)
+        # By its best epoch so far, as it is compared in the end: one bad epoch is often noise.
+        stops = self._scheduler.stops(trial.number, report.epoch, self._score(trial))
         if stops and report.epoch < self.sweep.base.training.epochs:
             name = self.sweep.config.scheduler.name
             trial.verdict = f"stopped early by {name} after epoch {report.epoch}"

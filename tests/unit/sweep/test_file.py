@@ -22,7 +22,7 @@ def load(tmp_path):
 def test_the_shipped_sweep_searches_learning_rate_and_channels():
     sweep = file.load("tune")
     assert set(sweep.space) == {"optimizer.lr", "model.channels"}
-    assert sweep.base.name == "local"
+    assert sweep.base.name == "trial"
     config = sweep.run_config({"optimizer.lr": 0.5, "model.channels": [4, 8]})
     assert (config.optimizer.lr, config.model.channels) == (0.5, (4, 8))
 
