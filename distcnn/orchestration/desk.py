@@ -16,7 +16,8 @@ from distcnn.progress import duration
 from distcnn.run_directory.checkpoints import CheckpointDamagedError
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory
-from distcnn.sweep.study import Report, Study, Task, Trial
+from distcnn.sweep.study import Study, Task
+from distcnn.sweep.trial import Report, Trial
 from distcnn.sweep.view import Standing, SweepView, describe_trial, standing
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from distcnn.run_directory.lease import Lease, LeaseLostError, RunBusyError
 from distcnn.run_directory.metrics_log import read_rows
 from distcnn.run_directory.run import RunDirectory, StorageError, leased, storage_errors_explained
 from distcnn.sweep.directory import SweepDirectory
-from distcnn.sweep.study import Report
+from distcnn.sweep.trial import Report
 from distcnn.training import provenance
 from distcnn.training.control import Control
 from distcnn.training.evaluation import choose_checkpoint

@@ -276,7 +276,7 @@ def _conclude(
     }
     if winner is not None:
         run = directory.trial(winner.number)
-        best = study.best_report(winner)
+        best = winner.best_report(study.sweep.config)
         assert best is not None, "a winner has a score"
         results["best"] = {
             "trial": winner.number,

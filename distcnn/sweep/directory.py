@@ -124,7 +124,7 @@ def _leaderboard(study: Study, directory: SweepDirectory) -> str:
         ]
     )
     for rank, trial in enumerate(study.ranking, start=1):
-        best = study.best_report(trial)
+        best = trial.best_report(study.sweep.config)
         writer.writerow(
             [
                 rank,

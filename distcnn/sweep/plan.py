@@ -16,6 +16,7 @@ from distcnn.sweep.search import search_of
 from distcnn.sweep.space import Values, describe
 
 _NUM_TRAINING_IMAGES = 60_000  # Of the official training split, whichever the source.
+_FORWARD_SHARE = 0.25  # What an image costs in validation, of what it costs in training.
 # Beyond that, trials are like these on average.
 _MOST_LOOKED_AT = 200
 
@@ -60,7 +61,7 @@ def plan(sweep: Sweep, at_a_time: int, seconds_per_image: float) -> Plan:
         return Plan(None, at_a_time, budget)
     configs = list(_valid_configs(sweep))
     mean = sum(map(_work, configs)) / len(configs) if configs else _work(sweep.base)
-    share = _share_trained(sweep.config.scheduler, sweep.base.training.epochs)
+    share = _share_trained(sweep.config.scheduler, sweep.base.training.epochs, num_trials)
     together = min(at_a_time, num_trials)
     rounds = math.ceil(num_trials / together)
     seconds = seconds_per_image * mean / _work_per_image(sweep.base) * share * rounds
@@ -87,25 +88,25 @@ def _work_per_image(config: RunConfig) -> float:
 
 
 def _work(config: RunConfig) -> float:
-    num_images = config.data.num_train or _NUM_TRAINING_IMAGES - config.data.num_val
+    num_trained = config.data.num_train or _NUM_TRAINING_IMAGES - config.data.num_val
+    num_evaluated = config.data.num_val * (2 if config.evaluation.flip_average else 1)
+    num_images = num_trained + _FORWARD_SHARE * num_evaluated
     return _work_per_image(config) * num_images * config.training.epochs
 
 
-def _share_trained(scheduler: SchedulerConfig, num_epochs: int) -> float:
+def _share_trained(scheduler: SchedulerConfig, num_epochs: int, num_trials: int) -> float:
     """Of all epochs of all trials, about."""
     if scheduler.name != "asha":
         return 1.0
-    trained, left, epoch = 0.0, 1.0, 0.0
-    rung = float(scheduler.grace_epochs)
+    factor, rung = scheduler.reduction_factor, float(scheduler.grace_epochs)
+    # The first to come to a rung have little to be compared with, and mostly go on.
+    unrivalled = sum(1 / place - 1 / factor for place in range(1, math.ceil(factor)))
+    trained, left, epoch = 0.0, float(num_trials), 0.0
     while epoch < num_epochs:
         until = min(rung, float(num_epochs))
         trained += left * (until - epoch)
-        epoch, rung, left = (
-            until,
-            rung * scheduler.reduction_factor,
-            left / scheduler.reduction_factor,
-        )
-    return trained / num_epochs
+        epoch, rung, left = until, rung * factor, min(left, left / factor + unrivalled)
+    return trained / (num_epochs * num_trials)
 
 
 def render(sweep: Sweep) -> str:

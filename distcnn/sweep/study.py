@@ -8,78 +8,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from distcnn.sweep.file import Sweep
 from distcnn.sweep.ledger import Event
+from distcnn.sweep.lessons import Lessons
 from distcnn.sweep.population import Copy, Member, exchange
 from distcnn.sweep.scheduler import Scheduler
-from distcnn.sweep.search import Told, search_of
-from distcnn.sweep.space import Values
-
-Status = Literal["waiting", "running", "completed", "stopped", "failed"]
-# How far the trials that a search learns from lie behind, in sets of trials at a time: the same
-# ones whichever of the newer ones happen to have ended.
-_LAG = 2
-
-
-@dataclass(frozen=True)
-class Report:
-    """One epoch of a trial."""
-
-    epoch: int
-    """From 1."""
-    val_loss: float
-    val_accuracy: float
-    train_seconds: float
-    """Of the trial, up to here."""
-
-
-@dataclass(frozen=True)
-class Parent:
-    """Where a copy in a population goes on from."""
-
-    number: int
-    epoch: int
-
-
-@dataclass
-class Trial:
-    """One of the run configs that are tried."""
-
-    number: int
-    """From 1."""
-    values: Values
-    parent: Parent | None = None
-    reports: list[Report] = field(default_factory=list[Report])
-    status: Status = "waiting"
-    reason: str = ""
-    verdict: str = ""
-    """Why it is to stop early, once that is decided."""
-    restarts: int = 0
-
-    @property
-    def epoch(self) -> int:
-        """The last one that is known, of those before it was copied too."""
-        if self.reports:
-            return self.reports[-1].epoch
-        return self.parent.epoch if self.parent else 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended for good."""
-        return self.status in ("completed", "stopped", "failed")
-
-    @property
-    def headline(self) -> str:
-        """The reason in a few words."""
-        return headline(self.reason)
-
-
-def headline(reason: str) -> str:
-    """The first clause of a reason; what else it says belongs to the trial's own results."""
-    return reason.partition("\n")[0].partition("; ")[0]
+from distcnn.sweep.search import search_of
+from distcnn.sweep.trial import Parent, Report, Status, Trial, headline, score_of
 
 
 @dataclass(frozen=True)
@@ -127,12 +65,11 @@ class Study:
         """Up to the last event."""
         self._scheduler = scheduler
         self._search = search_of(sweep)
-        self._lag = _LAG * at_a_time
+        self._lessons = Lessons(self._search, sweep.config, at_a_time)
         self._record = record
         self._open: dict[int, Trial] = {}
         self._newly_over: list[Trial] = []
         self._best: tuple[float, int] | None = None
-        self._told: list[Told] = []
         self._generation = 0
         self._closed: Closed | None = None
         self._is_finalizing = False
@@ -170,7 +107,7 @@ class Study:
         """All trials, the best one first; those that have failed last."""
 
         def key(trial: Trial) -> tuple[bool, float, int]:
-            return trial.status == "failed", self._score(trial), trial.number
+            return trial.status == "failed", trial.score(self.sweep.config), trial.number
 
         return sorted(self.trials.values(), key=key)
 
@@ -189,10 +126,6 @@ class Study:
                 (each.train_seconds for each in of_parent if each.epoch == trial.parent.epoch), 0.0
             )
         return trial.reports[-1].train_seconds - before
-
-    def best_report(self, trial: Trial) -> Report | None:
-        """The epoch at which a trial's metric was best; the first of equals."""
-        return min(trial.reports, key=self._score_of, default=None)
 
     def take_newly_over(self) -> list[Trial]:
         """The trials that have ended since the last call."""
@@ -330,7 +263,7 @@ class Study:
         if status == "failed" and self.winner is trial:
             # Trained again from its config, it would fail again.
             scored = [
-                (self._score(each), each.number)
+                (each.score(self.sweep.config), each.number)
                 for each in self.trials.values()
                 if each.status != "failed"
             ]
@@ -340,11 +273,11 @@ class Study:
         trial = self.trials[event["trial"]]
         report = Report(**{name: event[name] for name in Report.__dataclass_fields__})
         trial.reports.append(report)
-        score = self._score_of(report)
+        score = score_of(report, self.sweep.config)
         if score < math.inf:
             self._best = min(self._best or (score, trial.number), (score, trial.number))
         # By its best epoch so far, as it is compared in the end: one bad epoch is often noise.
-        stops = self._scheduler.stops(trial.number, report.epoch, self._score(trial))
+        stops = self._scheduler.stops(trial.number, report.epoch, trial.score(self.sweep.config))
         if stops and report.epoch < self.sweep.base.training.epochs:
             name = self.sweep.config.scheduler.name
             trial.verdict = f"stopped early by {name} after epoch {report.epoch}"
@@ -352,8 +285,7 @@ class Study:
     def _end(self, event: Event) -> None:
         trial = self.trials[event["trial"]]
         self._close(trial, event["status"], event["reason"])
-        if self._search.learns and not self._learns_in_order:
-            self._tell(trial)
+        self._lessons.take(trial)
         if trial.status != "failed":
             self._failures_alike.clear()
             return
@@ -361,18 +293,6 @@ class Study:
         if self._failures_alike and self._failures_alike[-1] != cause:
             self._failures_alike.clear()
         self._failures_alike.append(cause)
-
-    def _score_of(self, report: Report) -> float:
-        """An epoch's metric as a number of which less is better; infinite where it is none."""
-        config = self.sweep.config
-        value = report.val_accuracy if config.metric == "val/accuracy" else report.val_loss
-        if not math.isfinite(value):
-            return math.inf
-        return -value if config.is_maximized else value
-
-    def _score(self, trial: Trial) -> float:
-        """A trial's metric at its best epoch, likewise."""
-        return min(map(self._score_of, trial.reports), default=math.inf)
 
     # How it is decided what comes next.
 
@@ -411,34 +331,11 @@ class Study:
 
     def _new_trial(self) -> Trial | None:
         number = len(self.trials) + 1
-        if self._has_all_trials or not self._knows_enough_for(number):
+        if self._has_all_trials or not self._lessons.suffice_for(number):
             return None
-        values = self._search.propose(number, self._told)
+        values = self._search.propose(number, self._lessons.told)
         self._decide({"event": "trial", "trial": number, "values": values}, self.elapsed_seconds)
         return self.trials[number]
-
-    @property
-    def _learns_in_order(self) -> bool:
-        """Whether what is told to the search is the same whichever trial happens to end first.
-
-        Where trials differ much in length, since some are stopped early, that would keep processes
-        waiting: then the search is told what has ended.
-        """
-        return self.sweep.config.scheduler.name == "none"
-
-    def _knows_enough_for(self, number: int) -> bool:
-        if not self._search.learns or not self._learns_in_order:
-            return True
-        while len(self._told) < number - self._lag:
-            trial = self.trials[len(self._told) + 1]
-            if not trial.is_over:
-                return False
-            self._tell(trial)
-        return True
-
-    def _tell(self, trial: Trial) -> None:
-        score = self._score(trial)
-        self._told.append((trial.values, score if score < math.inf else None))
 
     # A population, which meets at barriers.
 
@@ -469,7 +366,7 @@ class Study:
 
     def _latest_score(self, trial: Trial) -> float:
         """Of a copy that has not trained yet there is none, and no barrier lets it come here."""
-        return self._score_of(trial.reports[-1])
+        return score_of(trial.reports[-1], self.sweep.config)
 
     def _exchange(self, copies: list[Copy]) -> None:
         self._generation += 1

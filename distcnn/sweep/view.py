@@ -16,7 +16,8 @@ from rich.text import Text
 
 from distcnn.progress import duration
 from distcnn.sweep.space import describe
-from distcnn.sweep.study import Study, Trial
+from distcnn.sweep.study import Study
+from distcnn.sweep.trial import Trial
 
 # Without a terminal, how things stand is said this often.
 _PLAIN_SECONDS = 30.0
@@ -88,7 +89,8 @@ def _latest(study: Study, trial: Trial) -> str:
 def describe_trial(study: Study, trial: Trial) -> str:
     """A trial with its best epoch: `trial 7: val/accuracy 0.9012 at epoch 3 (lr 0.012, ...)`."""
     values = describe(trial.values)
-    report, metric = study.best_report(trial), study.sweep.config.metric
+    config = study.sweep.config
+    report, metric = trial.best_report(config), config.metric
     if report is None:
         return f"trial {trial.number} ({values})"
     value = report.val_accuracy if metric == "val/accuracy" else report.val_loss

@@ -14,12 +14,12 @@ from distcnn.network import build_network
 from distcnn.training.process import prepare_process
 
 _NUM_STEPS = 6
-# What a training step does besides: the optimizer, the batch, the loop; and the validation.
-_BESIDES = 1.25
+# What a training step does besides: the optimizer, the batch, the loop.
+_BESIDES = 1.15
 
 
 def seconds_per_image(config: RunConfig) -> float:
-    """What an image costs in training, validation included, about.
+    """What an image costs in training, about.
 
     Args:
         config: resolved.

@@ -15,7 +15,8 @@ from distcnn.config_file import plain_to_yaml
 from distcnn.sweep import file
 from distcnn.sweep.file import Sweep
 from distcnn.sweep.scheduler import Patient
-from distcnn.sweep.study import Report, Study, Trial
+from distcnn.sweep.study import Study
+from distcnn.sweep.trial import Report, Trial
 
 MakeSweep = Callable[..., Sweep]
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distcnn.orchestration.asha import Asha
-from distcnn.sweep.study import Report
+from distcnn.sweep.trial import Report
 from tests.unit.sweep.conftest import LR_ALONE, KilledError, MakeSweep, World, outcome
 
 KINDS = {
