@@ -1,7 +1,8 @@
 """`make bench-tune`: sweeps against Ray Tune's guide and against their own training time.
 
-On real data, each contender in processes of its own. Prints the README's table and leaves every
-number in `benchmarks/results_tune.json`.
+On real data, each contender in processes of its own. Leaves every number in
+`benchmarks/results_tune.json`, beside those of other parts that this machine has measured before,
+and prints the README's table once all are there.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).with_name("results_tune.json")
 _REAL = "data.source=fashion-mnist"
 LEARNING_RATES = (0.001, 0.003)
 CHANNELS = ((8, 16), (16, 32), (32, 64))  # Those of `tune`, the default sweep.
+_PARTS = ("guide", "packed", "many", "simulated", "asha", "shared_gpu")
 _EPOCHS = 2
 # Trials that pack the cores long enough for the start of Ray and its processes to weigh little.
 _PACKED_EPOCHS = 3
@@ -45,17 +47,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison")
     parser.add_argument("--simulated", type=int, default=10_000, help="trials by a formula")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="all by default")
     options = parser.parse_args()
     rounds: int = options.rounds
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["DISTCNN_CACHE_DIR"] = f"{scratch}/cache"
         folder = Path(scratch)
         _distcnn(_grid(folder), folder / "warm", ["training.epochs=1", "data.num_train=1280"])
-        results: dict[str, Any] = {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {**machine(), "ray": version("ray")},
-        }
-        parts: dict[str, Callable[[], Any]] = {
+        here = {**machine(), "ray": version("ray")}
+        results: dict[str, Any] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
+        if results.get("machine") != here:
+            results = {"machine": here}
+        measures: dict[str, Callable[[], Any]] = {
             "guide": lambda: against_the_guide(rounds, folder),
             "packed": lambda: packed(rounds, folder),
             "many": lambda: many(folder),
@@ -63,10 +66,12 @@ def main() -> None:
             "asha": lambda: asha(rounds, folder),
             "shared_gpu": lambda: shared_gpu(rounds, folder),
         }
-        for part, measure in parts.items():
-            results[part] = measure()
+        for part in options.parts:
+            results[part] = measures[part]()
+            results["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(table(results))
+    if all(part in results for part in _PARTS):
+        print(table(results))
 
 
 def against_the_guide(rounds: int, scratch: Path) -> dict[str, list[float]]:

@@ -312,8 +312,14 @@ def _end_on_sigterm() -> None:
 
 def _resume(options: argparse.Namespace) -> int:
     from distcnn.run_directory.run import open_run
-    from distcnn.sweep.directory import SweepDirectory, is_sweep
+    from distcnn.sweep.directory import SweepDirectory, is_sweep, sweep_of
 
+    if sweep := sweep_of(options.run):
+        raise UsageError(
+            f"{options.run} is a trial of a sweep, which decides how far it trains:"
+            f" distcnn resume {sweep}; to train the same on its own, to the end:"
+            f" distcnn train {options.run / 'config.yaml'}"
+        )
     if is_sweep(options.run):
         from distcnn.orchestration import tune
         from distcnn.orchestration.session import given_address

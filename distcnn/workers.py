@@ -47,6 +47,14 @@ class Workers:
             return self._wishes_to_stop
         return self._carried is not None and bool(self._carried)
 
+    def tell_wishes(self, device: torch.device) -> None:
+        """Have the workers agree on what they wish by now, without waiting for a step.
+
+        Args:
+            device: where their sums are.
+        """
+        self.add_up([torch.zeros(1, device=device)])
+
     def add_up(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The sum over all workers of each of some float32 tensors on one device.
 

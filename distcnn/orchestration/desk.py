@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError
 from distcnn.errors import UserError
+from distcnn.files import DamagedFileError
 from distcnn.progress import duration
 from distcnn.run_directory.checkpoints import CheckpointDamagedError
 from distcnn.sweep.copying import copy_checkpoint
@@ -24,6 +25,12 @@ T = TypeVar("T")
 
 # For a task to get its process, before it is said aloud that it waits.
 _SAY_AFTER_SECONDS = 30.0
+# For a process to start, which is not seen apart from the wait for room.
+_START_SECONDS = 60.0
+# For a process that gives signs of life, to give the next one.
+_SILENT_SECONDS = 60.0
+# Longer than the driver ever is between two looks, unless it was stopped itself.
+_LOOK_SECONDS = 10.0
 
 
 @dataclass
@@ -34,6 +41,8 @@ class _Handed:
     since: float
     has_process: bool = False
     is_done: bool = False
+    beat_at: float | None = None
+    """When its process last gave a sign of life; None while it does not train."""
 
 
 class Desk:
@@ -58,6 +67,8 @@ class Desk:
         self._copied: set[int] = set()
         self._winner_failures = 0
         self._said_waiting = False
+        self._is_interrupted = False
+        self._looked_at = self._began
         self._num_over_before = study.counts.total()
         study.take_newly_over()
 
@@ -67,7 +78,7 @@ class Desk:
         """The number of the task to start, and of its trial; None for nothing now."""
 
         def next_task() -> tuple[int, int] | None:
-            if self.wish and self._study.closed is None:
+            if self._is_interrupted and self._study.closed is None:
                 return None
             task = self._decided_next()
             while task is not None and not self._can_begin(task.trial):
@@ -83,7 +94,7 @@ class Desk:
     def is_over(self) -> bool:
         """Whether no task will follow."""
         with self._lock:
-            interrupted = bool(self.wish) and self._study.closed is None
+            interrupted = self._is_interrupted and self._study.closed is None
             return self.error is not None or interrupted or self._study.is_over()
 
     def process_ended(self, number: int, reason: str) -> None:
@@ -101,14 +112,65 @@ class Desk:
     def interrupt(self, reason: str) -> None:
         """A signal: what runs is saved, and goes on when the sweep does."""
         with self._lock:
-            self.wish = reason
-        self._view.note(f"{reason}: saving, then stopping")
+            self._is_interrupted = True
+            self.wish = self.wish or reason
+            is_last = any(each.task.kind == "winner" for each in self._handed.values())
+        doing = "finalizing the winner" if is_last else "saving"
+        self._view.note(f"{reason}: {doing}, then stopping; once more to leave at once")
 
-    def are_trials_stopping(self) -> bool:
-        """Whether trials have been asked to stop, and some have not yet."""
+    def is_stopping(self) -> bool:
+        """Whether something that should come to its end has not yet.
+
+        A winner is only finalized, which is soon done once it has a process.
+        """
         with self._lock:
-            trials = [each for each in self._handed.values() if each.task.kind == "trial"]
-            return bool(self.wish) and any(not each.is_done for each in trials)
+            if not self.wish:
+                return False
+            is_ending = self._is_interrupted or self.error is not None
+            return any(
+                not each.is_done
+                and (each.task.kind == "trial" or (is_ending and not each.has_process))
+                for each in self._handed.values()
+            )
+
+    def give_up_stopping(self) -> bool:
+        """Where time is spent, end the trials that would not stop; whether something is left to do.
+
+        Their processes are gone by now.
+        """
+
+        def give_up_stopping() -> bool:
+            if self._is_interrupted or self._study.closed is None:
+                return False
+            for number, handed in list(self._handed.items()):
+                del self._handed[number]
+                if handed.task.kind == "trial" and not handed.is_done:
+                    trial = handed.task.trial.number
+                    self._study.left(trial, "stopped", "", "", self._elapsed())
+            return not self._study.is_over()
+
+        return self._safely(give_up_stopping) or False
+
+    def silent_tasks(self) -> list[int]:
+        """The tasks whose processes have long given no sign of life."""
+        with self._lock:
+            now = time.monotonic()
+            was_away = now - self._looked_at > _LOOK_SECONDS
+            self._looked_at = now
+            silent: list[int] = []
+            for number, handed in self._handed.items():
+                if handed.beat_at is None or handed.is_done:
+                    continue
+                if was_away:  # Nobody could be heard.
+                    handed.beat_at = now
+                elif now - handed.beat_at > _SILENT_SECONDS:
+                    handed.beat_at = None  # It is ended once.
+                    silent.append(number)
+                    self._view.note(
+                        f"trial {handed.task.trial.number}: no sign of life of its process for"
+                        f" {duration(_SILENT_SECONDS)}: ending it"
+                    )
+        return silent
 
     def waits_for_processes(self) -> bool:
         """Whether all that is handed out waits for room."""
@@ -182,6 +244,7 @@ class Desk:
                 "config": self.config_of(trial).to_plain(),
                 "epoch": trial.epoch,
                 "verdict": trial.verdict,
+                "val_accuracy": max((each.val_accuracy for each in trial.reports), default=0.0),
             }
 
         return self._safely(task)
@@ -235,8 +298,10 @@ class Desk:
         """A sign of life; why the trial is to save and stop, if it is."""
         with self._lock:
             handed = self._handed.get(number)
-            is_trial = handed is not None and handed.task.kind == "trial"
-            return self.wish if is_trial else ""
+            if handed is None or handed.task.kind != "trial":
+                return ""
+            handed.beat_at = time.monotonic()
+            return self.wish
 
     def note(self, number: int, message: str) -> None:
         """Something the user should know."""
@@ -294,7 +359,7 @@ class Desk:
         source = self._directory.trial(trial.parent.number)
         try:
             copy_checkpoint(source, self._directory.trial(trial.number), trial.parent.epoch)
-        except CheckpointDamagedError as damage:
+        except (CheckpointDamagedError, DamagedFileError) as damage:
             self._study.left(trial.number, "failed", str(damage), "damaged", self._elapsed())
         self._copied.add(trial.number)
 
@@ -318,7 +383,7 @@ class Desk:
             return
         waited = time.monotonic() - min(each.since for each in self._handed.values())
         patience = self._study.sweep.base.recovery.wait_for_workers_seconds
-        if waited > patience:
+        if waited > patience + _START_SECONDS:
             raise UserError(
                 self._and_then(
                     f"no room became free for a trial within {duration(patience)}"
@@ -328,7 +393,8 @@ class Desk:
         if waited > _SAY_AFTER_SECONDS and not self._said_waiting:
             self._said_waiting = True
             self._view.note(
-                f"Waiting for room for a trial, up to {duration(patience)}: others hold it"
+                f"Waiting for room for a trial, up to {duration(patience)}: others hold it, or its"
+                " process is slow to start"
             )
 
     def _and_then(self, what: str) -> str:

@@ -22,6 +22,10 @@ from multiprocessing.connection import (
 from typing import Any
 
 
+class LineLostError(Exception):
+    """The server is gone, or does not answer."""
+
+
 @dataclass(frozen=True)
 class LineAddress:
     """Where a server is reached, and what lets one in."""
@@ -92,18 +96,19 @@ class Line:
         """Call the server.
 
         Raises:
-            OSError: it does not answer.
+            LineLostError: it does not answer.
         """
-        self._connection = Client((address.host, address.port), authkey=address.key)
+        with _loss_explained():
+            self._connection = Client((address.host, address.port), authkey=address.key)
         self._lock = threading.Lock()
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """Call, and wait for the answer.
 
         Raises:
-            EOFError, OSError: the server is gone.
+            LineLostError: the server is gone.
         """
-        with self._lock:
+        with self._lock, _loss_explained():
             self._connection.send_bytes(json.dumps([name, arguments]).encode())
             return json.loads(self._connection.recv_bytes())
 
@@ -112,3 +117,11 @@ class Line:
         content = json.dumps([name, arguments]).encode()
         with suppress(OSError), self._lock:
             self._connection.send_bytes(content)
+
+
+@contextmanager
+def _loss_explained() -> Generator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise LineLostError(f"the driver is out of reach ({error or 'it has ended'})") from error

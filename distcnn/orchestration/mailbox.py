@@ -17,9 +17,11 @@ from typing import Any
 
 from distcnn.orchestration.line import Line, LineAddress, served
 from distcnn.progress import EpochReport, StepReport, Watcher
+from distcnn.training.control import Control
 
 # A worker without a sign of life for so long is not counted as alive.
 _SILENT_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 0.05
 # Between two signs of life of a worker.
 BEAT_SECONDS = 0.5
 
@@ -66,6 +68,7 @@ class Mailbox:
         self._address = ""
         self._wish = ""
         self._step = step
+        self._settled_epoch = 0
 
     def begin(self, process: WorkerProcess) -> None:
         """A worker has begun."""
@@ -98,6 +101,14 @@ class Mailbox:
     def wish_to_stop(self, reason: str) -> None:
         """The driver wants the workers to save and stop."""
         self._wish = reason
+
+    def settle(self, epoch: int) -> None:
+        """The driver has heard of an epoch, and wishes whatever it makes it wish."""
+        self._settled_epoch = epoch
+
+    def answer(self, epoch: int) -> tuple[bool, str]:
+        """Whether the driver has heard of an epoch; and why the workers should stop, if so."""
+        return self._settled_epoch >= epoch, self._wish
 
     def collect(self) -> Digest:
         """Hand the driver what it has not heard yet."""
@@ -138,6 +149,7 @@ def opened(host: str, step: int = 0) -> Generator[tuple[Mailbox, LineAddress]]:
         "offer_address": mailbox.offer_address,
         "meet": meet,
         "beat": mailbox.beat,
+        "answer": mailbox.answer,
         "post": post,
     }
     with served(host, calls, unanswered=("post",)) as address:
@@ -154,7 +166,7 @@ class MailboxLine:
         """Call the driver.
 
         Raises:
-            OSError: it does not answer.
+            LineLostError: it does not answer.
         """
         self._line = Line(address)
 
@@ -175,10 +187,22 @@ class MailboxLine:
         """Give a sign of life; why the workers should stop, if they should.
 
         Raises:
-            EOFError, OSError: the driver is gone.
+            LineLostError: the driver is gone.
         """
         wish: str = self._line.ask("beat", rank)
         return wish
+
+    def answer(self, epoch: int) -> str:
+        """Wait until the driver has heard of an epoch; why the workers should stop, if they should.
+
+        Raises:
+            LineLostError: the driver is gone.
+        """
+        while True:
+            is_heard, wish = self._line.ask("answer", epoch)
+            if is_heard:
+                return wish
+            time.sleep(_ASK_AGAIN_SECONDS)
 
     def post(self, method: str, arguments: dict[str, Any], step: int | None = None) -> None:
         """Leave a message, for which there is no answer."""
@@ -186,10 +210,15 @@ class MailboxLine:
 
 
 class PostingWatcher:
-    """The first worker's watcher: what it is told goes to the driver's."""
+    """The first worker's watcher: what it is told goes to the driver's.
 
-    def __init__(self, line: MailboxLine) -> None:
-        self._line = line
+    In a sweep's trial an epoch's end waits for the driver, who may have the trial stop: it then
+    trains no step more.
+    """
+
+    def __init__(self, line: MailboxLine, trial: Control | None = None) -> None:
+        """Args: the line to the driver; the control of a sweep's trial."""
+        self._line, self._trial = line, trial
         self._steps_per_epoch = 0
 
     def begin(self, num_epochs: int, steps_per_epoch: int) -> None:
@@ -206,6 +235,8 @@ class PostingWatcher:
     def epoch(self, report: EpochReport) -> None:
         """An epoch is done and validated."""
         self._line.post("epoch", asdict(report), report.epoch * self._steps_per_epoch)
+        if self._trial is not None and (wish := self._line.answer(report.epoch)):
+            self._trial.request_stop(wish)
 
     def note(self, message: str) -> None:
         """Something the user should know."""

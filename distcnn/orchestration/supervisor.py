@@ -133,6 +133,7 @@ class _Attempt:
         self._job = job
         self._restarts = restarts
         self._last = Digest()
+        self._last_epoch = 0
         self._shown: WorkersReport | None = None
         self._is_preempted = False
         self._signalled_at: float | None = None
@@ -158,6 +159,7 @@ class _Attempt:
             while not group.wait(_LOOK_EVERY_SECONDS):
                 self._listen(mailbox)
                 self._pass_on_wishes(mailbox)
+                mailbox.settle(self._last_epoch)
             self._listen(mailbox)
             return group.end(self._last.step, self._name_of)
 
@@ -175,6 +177,9 @@ class _Attempt:
     def _listen(self, mailbox: Mailbox) -> None:
         """Take what the workers have posted, and show it."""
         self._last = digest = mailbox.collect()
+        for message in digest.messages:
+            if message.method == "epoch":
+                self._last_epoch = message.arguments["epoch"]
         relay(digest.messages, self._job.watcher)
         if digest.alive:
             count = self._job.config.workers.count
@@ -232,5 +237,7 @@ def _give_up(job: Job, status: Any, reason: str, signal_number: int | None = Non
     fence = job.lease.fence
     job.run.append_event(status, attempt=fence.attempt, reason=reason)
     outcome = Outcome(status, newest_counters(job.run), reason)
+    if job.purpose == "winner":  # Its results tell of its training, which has ended before.
+        return RunResult(job.run, {"status": status, "reason": reason}, signal_number)
     results = record_end(job.config, job.run, outcome, fence, job.ground, hosts=())
     return RunResult(job.run, results, signal_number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -17,11 +18,12 @@ from ray import tune
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset, load
 from distcnn.errors import UserError
-from distcnn.orchestration.line import Line, LineAddress
+from distcnn.files import DamagedFileError
+from distcnn.orchestration.line import Line, LineAddress, LineLostError
 from distcnn.orchestration.room import NoRoomError
 from distcnn.orchestration.worker import in_touch
 from distcnn.progress import EpochReport, StepReport, WorkersReport
-from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
+from distcnn.run_directory.checkpoints import CheckpointDamagedError, best, read_checkpoint
 from distcnn.run_directory.lease import Lease, LeaseLostError, RunBusyError
 from distcnn.run_directory.metrics_log import read_rows
 from distcnn.run_directory.run import RunDirectory, StorageError, leased, storage_errors_explained
@@ -29,7 +31,6 @@ from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.trial import Report
 from distcnn.training import provenance
 from distcnn.training.control import Control
-from distcnn.training.evaluation import choose_checkpoint
 from distcnn.training.finalize import finalize
 from distcnn.training.local import fit_or_fail
 from distcnn.training.outcome import Outcome
@@ -61,6 +62,7 @@ class TrialProcess(tune.Trainable):
         self._shop = shop
         self._line = Line(desk)
         self._dataset: Dataset | None = None
+        self._is_sound = True
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next task."""
@@ -73,6 +75,8 @@ class TrialProcess(tune.Trainable):
         if task is not None:
             status, reason, cause = _told(lambda: self._do(task))
             self._line.ask("left", self._task, status, reason, cause)
+        if not self._is_sound:
+            os._exit(1)
         return {"done": True}
 
     def _do(self, task: dict[str, Any]) -> tuple[str, str]:
@@ -81,7 +85,7 @@ class TrialProcess(tune.Trainable):
         with storage_errors_explained(run):
             run.path.mkdir(parents=True, exist_ok=True)
         with _leased_in_the_end(run, self._note) as lease:
-            if task["purpose"] == "winner" and (damage := _damage(run)):
+            if task["purpose"] == "winner" and (damage := _damage(run, task["val_accuracy"])):
                 return "damaged", damage
             if config.workers.count > 1:
                 return self._train_with_workers(config, run, lease, task)
@@ -106,10 +110,29 @@ class TrialProcess(tune.Trainable):
             outcome = Outcome("stopped", newest_counters(run), reason)
         else:
             with in_touch(lambda: self._line.ask("beat", self._task), control):
-                outcome = _fit_whatever_it_raises(config, place)
+                outcome = self._fit(config, place)
         ground = Ground.here(config, dataset)
         record_end(config, run, outcome, lease.fence, ground, place.hosts)
         return outcome.status, outcome.reason
+
+    def _fit(self, config: RunConfig, place: Place) -> Outcome:
+        """Train; an error of the training is an outcome of this trial, and in its results.
+
+        Raises:
+            UserError, LineLostError: it is not the trial's own: its lease is lost, the disk is
+                full, the driver is gone, ...
+        """
+        try:
+            with storage_errors_explained(place.run):
+                return fit_or_fail(config, place)
+        except (UserError, LineLostError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
+            # A GPU, say, may fail whatever comes next in this process.
+            self._is_sound = False
+            reason = _described(error)
+            place.run.append_event("failed", attempt=place.fence.attempt, reason=reason)
+            return Outcome("failed", newest_counters(place.run), reason)
 
     def _train_with_workers(
         self, config: RunConfig, run: RunDirectory, lease: Lease, task: dict[str, Any]
@@ -149,10 +172,10 @@ def _told(work: Callable[[], tuple[str, str]]) -> tuple[str, str, str]:
     """Do the work; its status, the reason, and what failures that are alike have in common."""
     try:
         status, reason = work()
-    except (RunBusyError, LeaseLostError, NoRoomError) as error:
+    except (RunBusyError, LeaseLostError, NoRoomError, LineLostError) as error:
         return "lost", str(error), ""
     except StorageError as error:
-        return "broken", str(error), ""
+        return "broken", error.what, ""
     except UserError as error:
         status, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
@@ -163,34 +186,25 @@ def _told(work: Callable[[], tuple[str, str]]) -> tuple[str, str, str]:
     return status, reason, cause
 
 
-def _fit_whatever_it_raises(config: RunConfig, place: Place) -> Outcome:
-    """Train; an error of the training is an outcome of this trial, and in its results.
-
-    Raises:
-        UserError: it is not the trial's own: its lease is lost, the disk is full, ...
-    """
-    try:
-        with storage_errors_explained(place.run):
-            return fit_or_fail(config, place)
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
-        reason = _described(error)
-        place.run.append_event("failed", attempt=place.fence.attempt, reason=reason)
-        return Outcome("failed", newest_counters(place.run), reason)
-
-
 def _described(error: Exception) -> str:
     """An error in a line, and below it where it came from."""
     what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return f"{what}\n{''.join(traceback.format_exception(error))}"
 
 
-def _damage(run: RunDirectory) -> str:
-    """What is wrong with the checkpoint that is to be finalized; empty if nothing is."""
+def _damage(run: RunDirectory, val_accuracy: float) -> str:
+    """What is wrong with the checkpoint that is to be finalized; empty if nothing is.
+
+    Args:
+        run: of the winner.
+        val_accuracy: the best that it has told of.
+    """
     try:
-        read_checkpoint(run.checkpoints, choose_checkpoint(run))
-    except CheckpointDamagedError as damage:
+        record = best(run.read_checkpoints())
+        if record is None or (record.val_accuracy or 0.0) < val_accuracy:
+            return f"{run.path} has no checkpoint any more of its best epoch"
+        read_checkpoint(run.checkpoints, record)
+    except (CheckpointDamagedError, DamagedFileError) as damage:
         return str(damage)
     return ""
 

@@ -69,7 +69,8 @@ def tune(
         with leased(folder, view.note) as lease:
             from distcnn.training import provenance
 
-            folder.write_provenance(provenance.collect(resolved.base, decided.ground, "sweep"))
+            collected = provenance.collect(resolved.base, decided.ground, "sweep")
+            folder.write_provenance({**collected, "sweep": sweep.config.identity})
             directory.write_sweep(resolved)
             return _search(resolved, decided, directory, connected, lease, view)
 
@@ -96,7 +97,19 @@ def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> S
             from distcnn.training import provenance
 
             provenance.check_same_ground(folder, resolved.base, decided.ground, view.note)
+            _check_same_sweep(folder, sweep)
             return _search(resolved, decided, directory, connected, lease, view)
+
+
+def _check_same_sweep(folder: RunDirectory, sweep: Sweep) -> None:
+    before = (folder.read_provenance() or {}).get("sweep", sweep.config.identity)
+    now = sweep.config.identity
+    if now != before:
+        changed = ", ".join(name for name in now if now[name] != before.get(name))
+        raise UserError(
+            f"the sweep in {folder.path} is not what it began with (changed: {changed}), and its"
+            " ledger would be of neither: start a new one with it"
+        )
 
 
 def _with_a_trials_share(base: RunConfig) -> RunConfig:
@@ -138,6 +151,7 @@ def _search(
     except Exception as error:
         # What is known is worth having; and what is wrong may be the storage itself.
         with suppress(OSError, UserError):
+            lease.fence.check()
             directory.write_leaderboard(study)
         if not isinstance(error, RayError):
             raise
@@ -217,14 +231,16 @@ def drive(
 
     control = Control(Workers())
     asked_at: float | None = None
+    is_interrupted = False
 
     def go_on() -> bool:
-        nonlocal asked_at
+        nonlocal asked_at, is_interrupted
         decision = control.decide(0)
-        if decision.action == "stop" and not desk.wish:
+        if decision.action == "stop" and not is_interrupted:
+            is_interrupted = True
             desk.interrupt(decision.reason)
         desk.tick()
-        if not desk.are_trials_stopping():
+        if not desk.is_stopping():
             asked_at = None
             return True
         asked_at = asked_at or time.monotonic()
@@ -236,14 +252,11 @@ def drive(
             served(ray.util.get_node_ip_address(), desk.calls(), unanswered=("note",)) as address,
             control.listening(),
         ):
-            run_tasks(
-                desk,
-                at_a_time,
-                ray_tune.with_parameters(trainable or TrialProcess, shop=shop, desk=address),
-                resources_of(base),
-                folder,
-                go_on,
-            )
+            what = ray_tune.with_parameters(trainable or TrialProcess, shop=shop, desk=address)
+            is_left = True
+            while is_left:
+                run_tasks(desk, at_a_time, what, resources_of(base), folder, go_on)
+                is_left = desk.give_up_stopping()
     except InterruptedNow:
         raise KeyboardInterrupt from None
     if desk.error is not None:
@@ -293,7 +306,8 @@ def _conclude(
         config = desk.config_of(winner)
         directory.write_best(config.model_copy(update={"name": f"{study.sweep.config.name}-best"}))
     directory.write_results(results)
-    return SweepResult(directory, results, signal_number)
+    # A signal that came while the winner was finalized has stopped nothing.
+    return SweepResult(directory, results, signal_number if status == "stopped" else None)
 
 
 class _Notes:

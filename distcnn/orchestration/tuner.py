@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.air.execution import PlacementGroupResourceManager
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment
@@ -70,6 +72,8 @@ def run_tasks(
         controller.update_max_pending_trials()
         try:
             while not controller.is_finished() and go_on():
+                for number in desk.silent_tasks():
+                    controller.kill(number)
                 controller.step()
         finally:
             controller.cleanup()
@@ -92,6 +96,15 @@ class _ActorClasses:
         return self._made[trainable]
 
 
+class _ActorManager(RayActorManager):
+    """To which a process that Ray has ended for its memory is one that has died."""
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, (RayActorError, RayTaskError)):
+            exception = RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
 class _Controller(TuneController):
     """Without snapshots: the ledger is kept, which is JSON."""
 
@@ -99,6 +112,13 @@ class _Controller(TuneController):
         super().__init__(**settings)
         self._tasks = tasks
         self._class_cache: Any = _ActorClasses()
+        self._actor_manager = _ActorManager(resource_manager=PlacementGroupResourceManager())
+
+    def kill(self, number: int) -> None:
+        """End the process that has a task; it is then found dead."""
+        for trial in self._trial_to_actor:
+            if trial.config["task"] == number and trial.temporary_state.ray_actor is not None:
+                ray.kill(trial.temporary_state.ray_actor)
 
     def _process_trial_failure(self, trial: Any, exception: Any) -> None:
         self._tasks.why[trial.trial_id] = _described(exception)
@@ -153,11 +173,11 @@ class _Tasks(Searcher):
 def _described(exception: Exception) -> str:
     """Why a process has died, in a line."""
     text = str(exception)
-    if "low on memory" in text or "OutOfMemory" in type(exception).__name__:
+    if "low on memory" in text:
         return "its process was ended because its node ran out of memory"
-    if isinstance(exception, RayTaskError):
-        return f"its process failed: {text.strip().splitlines()[-1]}"
-    return "its process died"
+    if isinstance(exception, RayActorError) and not exception.actor_init_failed:
+        return "its process died"
+    return f"its process failed: {text.strip().rpartition(chr(10))[2]}"
 
 
 def resources_of(base: RunConfig) -> PlacementGroupFactory:

@@ -23,6 +23,7 @@ from distcnn.data.dataset import load
 from distcnn.errors import UserError
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import WorkerError
+from distcnn.orchestration.line import LineLostError
 from distcnn.orchestration.mailbox import (
     BEAT_SECONDS,
     MailboxLine,
@@ -83,8 +84,15 @@ def _is_about_a_peer(error: Exception) -> bool:
 def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[str, Any] | None:
     config = RunConfig.from_plain(assignment.config)
     run = assignment.run
+    control = Control(
+        workers,
+        config.training.checkpoint_every_steps,
+        # Several GPUs agree when the losses are read: that waits for the device anyway.
+        listen_every_steps=REPORT_EVERY_STEPS if config.workers.gpus and workers.count > 1 else 1,
+    )
+    trial = control if assignment.purpose == "trial" else None
+    watcher = PostingWatcher(line, trial) if workers.is_first else _SilentWatcher()
     # Before the workers meet, who then wait for each other: it may have to be downloaded here.
-    watcher = PostingWatcher(line) if workers.is_first else _SilentWatcher()
     dataset = load(config.data.source, config.data.directory, watcher.note)
     if dataset.sha256 != assignment.data_sha256:
         raise UserError(
@@ -93,12 +101,6 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
         )
     processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
     hosts = tuple(process.host for process in processes)
-    control = Control(
-        workers,
-        config.training.checkpoint_every_steps,
-        # Several GPUs agree when the losses are read: that waits for the device anyway.
-        listen_every_steps=REPORT_EVERY_STEPS if config.workers.gpus and workers.count > 1 else 1,
-    )
     place = Place(
         run, assignment.fence, dataset, control, watcher, assignment.waiting_since, workers, hosts
     )
@@ -179,7 +181,8 @@ def in_touch(beat: Callable[[], str], control: Control) -> Generator[None]:
     """Give signs of life, and take the driver's wish to stop, in a thread.
 
     Args:
-        beat: gives one; why to stop, if the driver wants it. Raises OSError when that is gone.
+        beat: gives one; why to stop, if the driver wants it. Raises LineLostError when that is
+            gone.
         control: has the run stop.
     """
     ended = threading.Event()
@@ -188,7 +191,7 @@ def in_touch(beat: Callable[[], str], control: Control) -> Generator[None]:
         while not ended.wait(BEAT_SECONDS):
             try:
                 wish = beat()
-            except (EOFError, OSError):
+            except LineLostError:
                 return  # The driver is gone; Ray ends this process.
             if wish:
                 control.request_stop(wish)

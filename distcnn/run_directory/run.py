@@ -150,6 +150,11 @@ class RunResult:
 class StorageError(UserError):
     """The place where a run is kept cannot be written any more."""
 
+    def __init__(self, what: str, remedy: str) -> None:
+        """Args: what has happened, and what to do about it."""
+        super().__init__(f"{what}. {remedy}")
+        self.what = what
+
 
 @contextmanager
 def storage_errors_explained(run: RunDirectory) -> Generator[None]:
@@ -166,7 +171,8 @@ def storage_errors_explained(run: RunDirectory) -> Generator[None]:
         hint = "" if isinstance(error, ObjectStoreError) else " (free some space, say)"
         raise StorageError(
             f"cannot write to the run directory {run.path}: {error.strerror};"
-            f" what was committed is safe. Mend that{hint}, then: distcnn resume {run.path}"
+            " what was committed is safe",
+            f"Mend that{hint}, then: distcnn resume {run.path}",
         ) from error
 
 

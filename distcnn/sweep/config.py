@@ -66,6 +66,14 @@ class SweepConfig(Section):
     """So many trials that fail one after another with the same cause stop the sweep."""
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What a sweep that has begun cannot be without; the rest may be changed on the way."""
+        changeable = {"time_budget_seconds", "max_failures_alike"}
+        if self.scheduler.name != "pbt":
+            changeable.add("num_trials")
+        return self.model_dump(mode="json", exclude=changeable | {"base"})
+
+    @property
     def is_maximized(self) -> bool:
         """Whether more of the metric is better."""
         return _MODES[self.metric] == "max"

@@ -22,6 +22,7 @@ from distcnn.sweep.file import Sweep
 from distcnn.sweep.study import Study
 
 _BASE = "base.yaml"
+_TRIALS = "trials"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class SweepDirectory:
     @property
     def trials(self) -> Location:
         """Folder of the trials' run directories."""
-        return self.path / "trials"
+        return self.path / _TRIALS
 
     @property
     def ray_logs(self) -> Location:
@@ -148,6 +149,12 @@ def _cell(value: object) -> object:
 def is_sweep(path: Location) -> bool:
     """Whether a folder holds a sweep."""
     return (path / "sweep.yaml").is_file()
+
+
+def sweep_of(path: Location) -> Location | None:
+    """The sweep of which a folder is a trial; None where it is none."""
+    folder = path.absolute().parent
+    return folder.parent if folder.name == _TRIALS and is_sweep(folder.parent) else None
 
 
 def new_sweep_directory(name: str, storage: Location, path: Location | None) -> SweepDirectory:

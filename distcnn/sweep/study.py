@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from distcnn.errors import UserError
 from distcnn.sweep.file import Sweep
 from distcnn.sweep.ledger import Event
 from distcnn.sweep.lessons import Lessons
@@ -74,8 +75,12 @@ class Study:
         self._closed: Closed | None = None
         self._is_finalizing = False
         self._failures_alike: list[str] = []
+        past = list(past)
         for event in past:
             self._apply(event)
+        if not past:
+            # Kept, since a resumed sweep may find other room, and is to search as it would have.
+            self._decide({"event": "began", "at_a_time": at_a_time}, 0.0)
         self._failures_alike.clear()  # Who resumes has mended something, or wants to see it again.
 
     # What is asked.
@@ -99,8 +104,8 @@ class Study:
 
     @property
     def num_planned(self) -> int | None:
-        """How many trials there will be, copies not counted; None where only time ends it."""
-        return self._search.num_trials
+        """How many trials there will be; None where only time ends it, or members are replaced."""
+        return None if self.sweep.config.scheduler.name == "pbt" else self._search.num_trials
 
     @property
     def ranking(self) -> list[Trial]:
@@ -228,6 +233,8 @@ class Study:
     def _apply(self, event: Event) -> None:
         self.elapsed_seconds = event["elapsed_seconds"]
         match event["event"]:
+            case "began":
+                self._lessons = Lessons(self._search, self.sweep.config, event["at_a_time"])
             case "trial":
                 self._add(Trial(event["trial"], event["values"]))
             case "epoch":
@@ -246,8 +253,13 @@ class Study:
                 trial = self.trials[event["trial"]]
                 self.counts[trial.status] -= 1
                 self._over(trial, "failed", event["reason"])
-            case _:
+            case "finalized":
                 self.winner_is_finalized = True
+            case unknown:
+                raise UserError(
+                    f"the ledger tells of something that this distcnn does not know: {unknown};"
+                    " go on with the version that wrote it"
+                )
 
     def _add(self, trial: Trial) -> None:
         self.trials[trial.number] = self._open[trial.number] = trial
@@ -289,7 +301,7 @@ class Study:
         if trial.status != "failed":
             self._failures_alike.clear()
             return
-        cause = event["cause"]
+        cause = event.get("cause", "")
         if self._failures_alike and self._failures_alike[-1] != cause:
             self._failures_alike.clear()
         self._failures_alike.append(cause)

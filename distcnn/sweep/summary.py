@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from distcnn import config_file
 from distcnn.progress import duration
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.space import describe
@@ -31,7 +32,9 @@ def print_sweep(directory: SweepDirectory, results: dict[str, Any]) -> None:
     console.print(table)
     lines = [results["reason"], f"Sweep directory: {directory.path}"]
     if results["status"] == "completed" and best is not None:
-        lines.append(f"Train it again: distcnn train {directory.best_path}")
+        count = config_file.load(str(directory.best_path)).workers.count
+        verb = "train" if count == 1 else "launch"
+        lines.append(f"Train its config: distcnn {verb} {directory.best_path}")
     elif results["can_go_on"]:
         lines.append(f"Go on with: distcnn resume {directory.path}")
     for line in lines:

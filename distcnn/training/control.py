@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
+import torch
+
 from distcnn.workers import Workers
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -62,10 +64,23 @@ class Control:
     def decide(self, step: int) -> Decision:
         """The decision after `step` steps since the start of the run."""
         if step % self._listen_every_steps == 0 and self._workers.agree_to_stop():
-            return self._stop or Decision("stop", "another worker was asked to")
+            return self._agreed
         if self._checkpoint_every_steps and step % self._checkpoint_every_steps == 0:
             return Decision("save", "checkpoint_every_steps")
         return CONTINUE
+
+    def decide_after_epoch(self, device: torch.device) -> Decision:
+        """The decision after an epoch, which is saved anyway: a wish until now counts at once.
+
+        Args:
+            device: where the workers' sums are.
+        """
+        self._workers.tell_wishes(device)
+        return self._agreed if self._workers.agree_to_stop() else CONTINUE
+
+    @property
+    def _agreed(self) -> Decision:
+        return self._stop or Decision("stop", "another worker was asked to")
 
     @contextmanager
     def listening(self) -> Generator[None]:

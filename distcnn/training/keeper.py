@@ -127,7 +127,7 @@ class RunKeeper(pl.Callback):
         if self.is_finished:
             trainer.should_stop = True
         else:
-            self._leave_if_asked(self._place.control.decide(self.global_step))
+            self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
 
     # What the hooks are made of.
 

@@ -83,8 +83,8 @@ def check_same_ground(
         return
     if config_sha256(config) != before["config_sha256"]:
         raise UserError(
-            f"{run.config_path} is not what this run began with; half of a run under another config"
-            f" would be neither. Start a new run with it: distcnn train {run.config_path}"
+            f"the config in {run.path} is not what it began with; half of a run under another"
+            " config would be neither: start a new one with it"
         )
     if ground.data_sha256 != before["data"]["sha256"]:
         raise UserError(
@@ -110,8 +110,10 @@ def versions() -> dict[str, str]:
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Identifies a resolved config."""
-    return hashlib.sha256(json.dumps(config.to_plain(), sort_keys=True).encode()).hexdigest()
+    """Identifies a resolved config, but for how failures are met: that is no part of a result."""
+    plain = config.to_plain()
+    del plain["recovery"]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def hardware(config: RunConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
 from ray.cluster_utils import Cluster
 
 from tests.integration.launches import (
@@ -104,6 +105,46 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
     assert not {lost, going} & nodes_used(run, attempt=3)
     assert_same_result(run, undisturbed)
     cluster.remove_node(added[going], allow_graceful=False)
+
+
+def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_path: Path) -> None:
+    """Of its trials one in two asks for more memory than there is, which is recorded."""
+    file, folder = tmp_path / "sweep.yaml", tmp_path / "sweep"
+    plain = {
+        "base": "article",
+        "space": {"model.channels": {"choice": [[4, 8], [100_000, 8]]}},
+        "time_budget_seconds": 20,
+        "max_failures_alike": 50,
+    }
+    file.write_text(yaml.safe_dump(plain))
+    words = [
+        "data.source=synthetic",
+        "data.num_train=5120",
+        "data.num_val=500",
+        "training.precision=32-true",
+        "training.global_batch_size=2560",
+    ]
+    before = alive(cluster)
+    output = finish(on(cluster, distcnn("tune", file, *words, "--run-dir", folder)))
+    assert "4 at a time" in output
+    assert "the time budget is spent: no further trial is begun" in output
+    results = json.loads((folder / "results.json").read_bytes())
+    assert (results["status"], results["reason"]) == ("completed", "the time budget is spent")
+    assert "test" in results["best"]
+    events = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    [spent_at] = [number for number, event in enumerate(events) if event["event"] == "out_of_time"]
+    assert "trial" not in {event["event"] for event in events[spent_at:]}
+    ended = [event for event in events if event["event"] == "ended"]
+    assert {"completed", "failed"} <= {event["status"] for event in ended}
+    for event in ended:
+        run = folder / "trials" / f"{event['trial']:04d}"
+        of_run = json.loads((run / "results.json").read_bytes())
+        if event["status"] == "failed":
+            assert event["reason"].startswith("out of memory for a batch of 2560 images")
+            assert of_run["reason"] == event["reason"]
+        elif event["status"] == "stopped":
+            assert event["reason"] == "the time budget is spent"
+    assert alive(cluster) == before
 
 
 def nodes_used(run: Path, attempt: int) -> set[str]:

@@ -111,6 +111,8 @@ def test_what_a_sweep_leaves_behind(undisturbed: Path, tmp_path: Path) -> None:
     listed = finish(distcnn("runs", undisturbed.parent))
     assert "sweep/trials/0005" in listed
     assert "nothing was done" in finish(distcnn("resume", undisturbed))
+    of_trial = finish(distcnn("resume", trial(undisturbed, 2)), expected=2)
+    assert f"distcnn resume {undisturbed}" in of_trial
     assert "is a sweep already" in finish(distcnn("tune", "--run-dir", undisturbed), expected=2)
 
 

@@ -153,9 +153,9 @@ def test_a_winner_is_not_asked_to_stop_and_counts_only_when_it_is_finalized(
     sweep.desk.report(task, report(1, 0.5))
     sweep.desk.tick()
     assert sweep.desk.beat(task) == "the time budget is spent"
-    assert sweep.desk.are_trials_stopping()
+    assert sweep.desk.is_stopping()
     sweep.desk.left(task, "stopped", "the time budget is spent", "")
-    assert not sweep.desk.are_trials_stopping()
+    assert not sweep.desk.is_stopping()
     sweep.desk.process_ended(task, "")
     winner, _ = sweep.take()
     assert sweep.desk.beat(winner) == ""
@@ -197,7 +197,73 @@ def test_a_sweep_without_room_says_so_and_ends(
     assert "1 starting" in sweep.desk.standing().line
     now += 600
     sweep.desk.tick()
+    assert "no room became free" not in str(sweep.desk.error), "its process may yet start"
+    now += 60
+    sweep.desk.tick()
     assert "no room became free" in str(sweep.desk.error)
+    assert sweep.desk.is_stopping()
+
+
+def test_a_winner_that_gets_no_room_keeps_no_one_waiting(
+    tmp_path: Path, make_sweep: MakeSweep
+) -> None:
+    sweep = Sweep(tmp_path, World(make_sweep(num_trials=1, epochs=1)))
+    task, _ = sweep.take()
+    sweep.desk.report(task, report(1, 0.5))
+    sweep.desk.left(task, "completed", "", "")
+    sweep.desk.process_ended(task, "")
+    assert sweep.desk.next_task() is not None
+    assert not sweep.desk.is_stopping()
+    sweep.desk.interrupt("SIGINT")
+    assert sweep.desk.is_stopping()
+    assert not sweep.desk.give_up_stopping()
+
+
+def test_a_trial_that_does_not_stop_when_time_is_spent_is_over_and_the_winner_follows(
+    tmp_path: Path, make_sweep: MakeSweep
+) -> None:
+    sweep = Sweep(tmp_path, World(make_sweep(num_trials=None, time_budget_seconds=1e-9)))
+    task, trial = sweep.take()
+    sweep.desk.report(task, report(1, 0.5))
+    sweep.desk.tick()
+    assert sweep.desk.is_stopping()
+    assert sweep.desk.give_up_stopping(), "the winner is left to do"
+    assert sweep.study.trials[trial].status == "stopped"
+    winner, trial = sweep.take()
+    sweep.desk.left(winner, "completed", "", "")
+    assert sweep.study.winner_is_finalized
+    sweep.desk.process_ended(winner, "")
+    assert not sweep.desk.give_up_stopping()
+
+
+def test_a_process_without_a_sign_of_life_is_ended_once_unless_the_driver_was_away(
+    tmp_path: Path,
+    make_sweep: MakeSweep,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("distcnn.orchestration.desk.time.monotonic", lambda: now)
+    sweep = Sweep(tmp_path, World(make_sweep()))
+    beating, _ = sweep.take()
+    silent, number = sweep.take()
+
+    def look(seconds: float, *beats: int) -> list[int]:
+        nonlocal now
+        found: list[int] = []
+        for _ in range(int(seconds)):
+            now += 1
+            for task in beats:
+                sweep.desk.beat(task)
+            found += sweep.desk.silent_tasks()
+        return found
+
+    assert look(100) == [], "none of them trains yet"
+    assert look(5, beating, silent) == []
+    now += 300  # The driver was stopped itself.
+    assert look(50, beating) == []
+    assert look(50, beating) == [silent]
+    assert f"trial {number}: no sign of life" in capsys.readouterr().err
 
 
 def test_a_trial_whose_values_do_not_go_together_has_failed(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 from multiprocessing import AuthenticationError
 from typing import Any
 
 import pytest
 
 from distcnn.orchestration import mailbox as mailbox_module
-from distcnn.orchestration.line import LineAddress
+from distcnn.orchestration.line import LineAddress, LineLostError
 from distcnn.orchestration.mailbox import (
     Mailbox,
     MailboxLine,
@@ -20,6 +21,8 @@ from distcnn.orchestration.mailbox import (
     relay,
 )
 from distcnn.progress import EpochReport, StepReport
+from distcnn.training.control import Control
+from distcnn.workers import Workers
 
 EPOCH = EpochReport(
     epoch=2, train_loss=0.5, val_loss=0.4, val_accuracy=0.9, is_best=True, train_seconds=30
@@ -135,6 +138,22 @@ def test_a_driver_that_is_gone_breaks_no_worker() -> None:
     with opened("127.0.0.1") as (_, address):
         line = MailboxLine(address)
         line.beat(0)
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(LineLostError, match="out of reach"):
         MailboxLine(address)
     line.post("note", {"message": "nobody hears this"})
+
+
+def test_a_trials_epoch_waits_for_the_driver_who_may_have_it_stop() -> None:
+    control = Control(Workers())
+    with opened("127.0.0.1") as (mailbox, address):
+        watcher = PostingWatcher(MailboxLine(address), trial=control)
+        thread = threading.Thread(target=watcher.epoch, args=(EPOCH,), daemon=True)
+        thread.start()
+        mailbox.settle(EPOCH.epoch - 1)
+        thread.join(0.3)
+        assert thread.is_alive(), "the driver has not heard of this epoch yet"
+        mailbox.wish_to_stop("stopped early")
+        mailbox.settle(EPOCH.epoch)
+        thread.join(10)
+        assert not thread.is_alive()
+    assert control.decide(1).reason == "stopped early"

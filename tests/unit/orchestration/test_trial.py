@@ -12,6 +12,7 @@ import pytest
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
 from distcnn.orchestration import trial
+from distcnn.orchestration.line import LineLostError
 from distcnn.run_directory.lease import LeaseLostError
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.training.provenance import Ground
@@ -55,7 +56,11 @@ def run_trial(
         shop = trial.Shop(directory, Ground.here(tiny_config, tiny_dataset))
         process = trial.TrialProcess.__new__(trial.TrialProcess)
         process.setup({"task": 1}, shop, None)  # pyright: ignore[reportArgumentType]
+        ended: list[int] = []
+        monkeypatch.setattr(trial.os, "_exit", ended.append)
         assert process.step() == {"done": True}
+        # What raises may have left the process in any state: it takes no other trial.
+        assert ended == ([1] if isinstance(error, RuntimeError) else [])
         assert desk.left is not None
         return desk.left, Path(str(directory.trial(1).path))
 
@@ -77,6 +82,7 @@ def test_a_trial_that_raises_has_failed_and_its_results_say_why(run_trial) -> No
     [
         (OSError(errno.ENOSPC, "No space left on device"), "broken"),
         (LeaseLostError("a later attempt has taken it over"), "lost"),
+        (LineLostError("the driver is out of reach"), "lost"),
     ],
 )
 def test_what_is_not_the_trials_fault_is_no_result_of_it(run_trial, error, status) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distcnn.errors import UserError
 from distcnn.orchestration.asha import Asha
 from distcnn.sweep.trial import Report
 from tests.unit.sweep.conftest import LR_ALONE, KilledError, MakeSweep, World, outcome
@@ -35,9 +36,10 @@ def test_killed_at_any_moment_it_ends_the_same_and_repeats_nothing(
     kind: str, make_sweep: MakeSweep, data: st.DataObject
 ) -> None:
     sweep = make_sweep(**KINDS[kind])
-    undisturbed = World(sweep)
+    has_failures = data.draw(st.booleans())
+    undisturbed = World(sweep, has_failures=has_failures)
     expected = outcome(undisturbed.run(random.Random(0)))
-    world = World(sweep)
+    world = World(sweep, has_failures=has_failures)
     for _ in range(data.draw(st.integers(1, 3))):
         world.kill_at = data.draw(st.integers(len(world.ledger), len(undisturbed.ledger) + 1))
         world.dies_after = data.draw(st.booleans())
@@ -212,3 +214,23 @@ def test_loss_is_minimized_where_it_is_the_metric(make_sweep: MakeSweep) -> None
         study.report(number, Report(1, loss, value, 1.0), 0.0)
     assert study.winner is study.trials[2]
     assert [trial.number for trial in study.ranking] == [2, 1]
+
+
+def test_a_search_that_learns_goes_on_as_it_would_have_where_there_is_other_room(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep(search="optuna", num_trials=9, space=LR_ALONE)
+    undisturbed = World(sweep, at_a_time=1)
+    expected = outcome(undisturbed.run(random.Random(0)))
+    world = World(sweep, at_a_time=1, kill_at=8)
+    with pytest.raises(KilledError):
+        world.run(random.Random(0))
+    world.kill_at, world.at_a_time = None, 4
+    assert outcome(world.run(random.Random(0))) == expected
+
+
+def test_a_ledger_of_a_later_version_is_refused(make_sweep: MakeSweep) -> None:
+    world = World(make_sweep())
+    world.ledger.append({"event": "celebrated", "elapsed_seconds": 0.0})
+    with pytest.raises(UserError, match="celebrated"):
+        world.study()

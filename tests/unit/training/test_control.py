@@ -107,3 +107,15 @@ def test_workers_that_listen_now_and_then_stop_at_the_same_step() -> None:
     for control in two_workers_after_a_step(1, listen_every_steps=50):
         stopped = [step for step in range(1, 201) if control.decide(step).action == "stop"]
         assert stopped == [50, 100, 150, 200]
+
+
+def test_after_an_epoch_a_wish_counts_at_once_however_seldom_the_workers_listen() -> None:
+    for wishing, expected in (((), ["continue"] * 2), ((1,), ["stop"] * 2)):
+        controls = [
+            Control(Workers(rank, 2, Summed(len(wishing))), listen_every_steps=50)
+            for rank in range(2)
+        ]
+        for rank in wishing:
+            controls[rank].request_stop("the trial is stopped early")
+        decisions = [control.decide_after_epoch(torch.device("cpu")) for control in controls]
+        assert [decision.action for decision in decisions] == expected
