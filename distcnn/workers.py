@@ -51,9 +51,11 @@ class Workers:
         """Have the workers agree on what they wish by now, without waiting for a step.
 
         Args:
-            device: where their sums are.
+            device: where the workers' tensors are.
         """
-        self.add_up([torch.zeros(1, device=device)])
+        if self.count > 1:
+            wish = torch.tensor([float(self._wishes_to_stop)], device=device)
+            self._carried = self.gather(wish).sum()
 
     def add_up(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The sum over all workers of each of some float32 tensors on one device.

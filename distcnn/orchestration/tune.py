@@ -108,7 +108,8 @@ def _check_same_sweep(folder: RunDirectory, sweep: Sweep) -> None:
         changed = ", ".join(name for name in now if now[name] != before.get(name))
         raise UserError(
             f"the sweep in {folder.path} is not what it began with (changed: {changed}), and its"
-            " ledger would be of neither: start a new one with it"
+            " ledger would be of neither. Start a new one with it:"
+            f" distcnn tune {folder.path / 'sweep.yaml'}"
         )
 
 
@@ -186,12 +187,12 @@ def _plan(sweep: Sweep, at_a_time: int, connected: session.Session) -> Plan:
     from ray.exceptions import RayError
 
     request = Request.of(base.workers)
-    look = ray.remote(seconds_per_image).options(
+    # Its process does not live on: it would keep a GPU's memory.
+    look = ray.remote(max_calls=1)(seconds_per_image).options(
         num_cpus=request.resources["CPU"],
         num_gpus=request.resources.get("GPU", 0),
         label_selector=dict(request.labels) or None,
         max_retries=0,
-        max_calls=1,  # Nor does it keep a GPU's memory afterwards.
         runtime_env=session.runtime_env(),
     )
     answer = look.remote(base)

@@ -73,7 +73,7 @@ class Control:
         """The decision after an epoch, which is saved anyway: a wish until now counts at once.
 
         Args:
-            device: where the workers' sums are.
+            device: where the workers' tensors are.
         """
         self._workers.tell_wishes(device)
         return self._agreed if self._workers.agree_to_stop() else CONTINUE

@@ -82,9 +82,12 @@ def check_same_ground(
         )
         return
     if config_sha256(config) != before["config_sha256"]:
+        again = f"distcnn train {run.config_path}"
+        if before["launcher"] == "sweep":
+            again = f"distcnn tune {run.path / 'sweep.yaml'}"
         raise UserError(
             f"the config in {run.path} is not what it began with; half of a run under another"
-            " config would be neither: start a new one with it"
+            f" config would be neither. Start a new one with it: {again}"
         )
     if ground.data_sha256 != before["data"]["sha256"]:
         raise UserError(

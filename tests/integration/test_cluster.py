@@ -113,7 +113,7 @@ def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_p
     plain = {
         "base": "article",
         "space": {"model.channels": {"choice": [[4, 8], [100_000, 8]]}},
-        "time_budget_seconds": 20,
+        "time_budget_seconds": 40,
         "max_failures_alike": 50,
     }
     file.write_text(yaml.safe_dump(plain))

@@ -41,6 +41,25 @@ def test_without_a_wish_nobody_stops_and_the_sums_are_in_their_shapes(
         assert torch.equal(scalar, torch.tensor(float(group.count)))
 
 
+def told_without_a_step(rank: int, count: int, way: type, who: int) -> list[bool]:
+    """Whether the workers agree to stop between two steps: before the wish is told, and after."""
+    workers = Workers(rank, count, way())
+    workers.add_up([torch.ones(1000)])
+    if rank == who:
+        workers.wish_to_stop()
+    before = workers.agree_to_stop()
+    workers.tell_wishes(torch.device("cpu"))
+    after = workers.agree_to_stop()
+    workers.add_up([torch.ones(1000)])
+    return [before, after, workers.agree_to_stop()]
+
+
+def test_a_wish_is_told_between_two_steps_too(group: WorkerProcesses) -> None:
+    for who in (*range(group.count), -1):
+        for seen in group.call(told_without_a_step, GroupCollectives, who):
+            assert seen == [False, who >= 0, who >= 0]
+
+
 def test_a_worker_that_is_alone_needs_nobody() -> None:
     workers = Workers()
     rows = torch.rand(4, 2)

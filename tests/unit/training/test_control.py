@@ -78,6 +78,9 @@ class Summed(GroupCollectives):
     def add_up(self, vector: torch.Tensor) -> torch.Tensor:
         return vector.new_tensor([2.0, float(self._num_wishing)])
 
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.new_tensor([float(rank < self._num_wishing) for rank in range(2)])
+
 
 def two_workers_after_a_step(*wishing: int, listen_every_steps: int = 1) -> tuple[Control, Control]:
     """The controls of two workers that have added up, once some were asked to stop."""
