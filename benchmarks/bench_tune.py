@@ -38,7 +38,7 @@ _PACKED_EPOCHS = 3
 # Enough trials for the first of them, which go on since there is nothing to compare them with yet,
 # to weigh little; on images that are few enough for three times as many to be trained to the end.
 _ASHA_EPOCHS = 12
-_ASHA_TRIALS = 48
+_ASHA_TRIALS = 40
 _ASHA_IMAGES = 6000
 
 
