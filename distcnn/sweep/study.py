@@ -201,7 +201,7 @@ class Study:
         trial = self.trials[number]
         granted = self.sweep.base.recovery.max_failures
         if trial.restarts >= granted:
-            why = f"{reason}, as {granted} times before (recovery.max_failures)"
+            why = f"{reason}, once more than recovery.max_failures = {granted} grants"
             self.left(number, "failed", why, "lost", elapsed_seconds)
         else:
             self._decide({"event": "restart", "trial": number, "reason": reason}, elapsed_seconds)
