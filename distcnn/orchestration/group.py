@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import ray.train
@@ -23,6 +23,9 @@ from distcnn.orchestration.failures import Failure, WorkerError, diagnose
 from distcnn.orchestration.lean_trainer import LeanTrainer
 from distcnn.orchestration.request import Request
 from distcnn.orchestration.session import runtime_env
+
+# A look at the workers takes half a second at most.
+_LEAVING_SECONDS = 5.0
 
 
 class Group:
@@ -66,6 +69,14 @@ class Group:
             self._results = self._trainer.fit().return_value
         except Exception as error:  # noqa: BLE001 - told by `end`
             self._error = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave nobody who would ask a Ray that has been shut down, which ends the process."""
+        self._trainer.abandon()
+        self._thread.join(_LEAVING_SECONDS)
 
     def wait(self, seconds: float) -> bool:
         """Wait so long at most; whether the group has ended."""

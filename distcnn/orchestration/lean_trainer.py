@@ -9,6 +9,7 @@ its version.
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import ray
@@ -79,12 +80,34 @@ class _WorkerGroup(WorkerGroup):
         self._decorate_worker_log_file_paths(workers)
 
 
+class _AbandonedError(Exception):
+    """Nobody waits for the workers any more."""
+
+
 class _Controller(TrainController):
     worker_group_cls = _WorkerGroup
+
+    def __init__(self, is_abandoned: threading.Event, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._is_abandoned = is_abandoned
+
+    async def _run_control_loop_iteration(self) -> None:
+        if self._is_abandoned.is_set():
+            raise _AbandonedError
+        await super()._run_control_loop_iteration()
 
 
 class LeanTrainer(DataParallelTrainer):
     """Runs Ray Train's controller in the calling thread, so it cannot outlive the driver."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """Take what Ray Train's own takes."""
+        super().__init__(*arguments, **settings)
+        self._is_abandoned = threading.Event()
+
+    def abandon(self) -> None:
+        """Have `fit`, in another thread, raise soon; the workers are left to the end of Ray."""
+        self._is_abandoned.set()
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -92,6 +115,6 @@ class LeanTrainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
         settings["scaling_policy"] = _FixedSize(self.scaling_config)
-        controller = _Controller(**settings)
+        controller = _Controller(self._is_abandoned, **settings)
         asyncio.run(controller.run())
         return controller.get_result()

@@ -155,11 +155,11 @@ class _Attempt:
             )
             # New for each attempt: Ray Train would go on with a name it knows.
             name = f"{job.config.name}-{fence.attempt:06d}-{time.time_ns()}"
-            group = Group(name, job.config.workers, job.folder, assignment)
-            while not group.wait(_LOOK_EVERY_SECONDS):
-                self._listen(mailbox)
-                self._pass_on_wishes(mailbox)
-                mailbox.settle(self._last_epoch)
+            with Group(name, job.config.workers, job.folder, assignment) as group:
+                while not group.wait(_LOOK_EVERY_SECONDS):
+                    self._listen(mailbox)
+                    self._pass_on_wishes(mailbox)
+                    mailbox.settle(self._last_epoch)
             self._listen(mailbox)
             return group.end(self._last.step, self._name_of)
 
