@@ -57,7 +57,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, session.connected(None) as connected:
         from ray import tune
 
-        from distcnn.orchestration.asha import scheduler_of
         from distcnn.orchestration.desk import Desk
         from distcnn.orchestration.line import Line, LineAddress
         from distcnn.orchestration.trial import Shop
@@ -92,8 +91,7 @@ def main() -> None:
         lease = Lease.acquire(directory.lease, print)
         ledger = Ledger(directory.ledger_path, [], lease.fence)
         at_a_time = places(sweep.base)
-        scheduler = scheduler_of(sweep.config.scheduler, sweep.base.training.epochs)
-        study = Study(sweep, scheduler, at_a_time, ledger.append)
+        study = Study(sweep, at_a_time, ledger.append)
         desk = Desk(study, directory, _Milestones())
         shop = Shop(directory, Ground("none", "", {}))
         drive(desk, at_a_time, sweep.base, shop, connected.folder, SimulatedTrial)

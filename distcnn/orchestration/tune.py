@@ -128,7 +128,6 @@ def _search(
 ) -> SweepResult:
     from ray.exceptions import RayError
 
-    from distcnn.orchestration.asha import scheduler_of
     from distcnn.orchestration.desk import Desk
     from distcnn.orchestration.trial import Shop
     from distcnn.sweep.study import Study
@@ -136,8 +135,7 @@ def _search(
     at_a_time = places(sweep.base)
     past = list(read_ledger(directory.ledger_path))
     ledger = Ledger(directory.ledger_path, past, lease.fence)
-    scheduler = scheduler_of(sweep.config.scheduler, sweep.base.training.epochs)
-    study = Study(sweep, scheduler, at_a_time, ledger.append, past)
+    study = Study(sweep, at_a_time, ledger.append, past)
     view.note(f"Sweep directory: {directory.path}")
     if past:
         num_over = sum(trial.is_over for trial in study.trials.values())

@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
 from distcnn.config import RunConfig
@@ -66,7 +67,11 @@ def run_tasks(
         tasks = _Tasks(desk, at_a_time)
         search = SearchGenerator(tasks)
         controller = _Controller(
-            tasks, search_alg=search, reuse_actors=True, storage=experiment.storage
+            tasks,
+            search_alg=search,
+            scheduler=_InOrder(),
+            reuse_actors=True,
+            storage=experiment.storage,
         )
         search.add_configurations([experiment])
         controller.update_max_pending_trials()
@@ -104,6 +109,24 @@ class _ActorManager(RayActorManager):
             exception = RayActorError(error_msg=str(exception))
         super()._actor_task_failed(tracked_actor_task, exception)
 
+    def remove_actor(self, tracked_actor: Any, *arguments: Any, **named: Any) -> bool:
+        """Forget what was to be asked of a process that never came to be."""
+        is_alive = super().remove_actor(tracked_actor, *arguments, **named)
+        self._pending_actors_to_enqueued_actor_tasks.pop(tracked_actor, None)
+        return is_alive
+
+
+class _InOrder(FIFOScheduler):
+    """Lets each task wait for the process that was asked for it.
+
+    Ray Tune's own gives the oldest waiting task the first process that becomes free, and asks for
+    another one for the next task: where tasks are shorter than the start of a process, no second
+    process ever came.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None before others."""
+
 
 class _Controller(TuneController):
     """Without snapshots: the ledger is kept, which is JSON."""
@@ -128,6 +151,8 @@ class _Controller(TuneController):
         super().step()
         # It walks through all that it has ever run, twice for each task: the study remembers them.
         self._trials = [each for each in self._trials if not each.is_finished()]
+        self._stopped_trials.clear()
+        self._failed_trials.clear()
 
     def checkpoint(self, *arguments: Any, **named: Any) -> None:
         """Nothing to keep."""

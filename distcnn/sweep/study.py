@@ -16,7 +16,7 @@ from distcnn.sweep.file import Sweep
 from distcnn.sweep.ledger import Event
 from distcnn.sweep.lessons import Lessons
 from distcnn.sweep.population import Copy, Member, exchange
-from distcnn.sweep.scheduler import Scheduler
+from distcnn.sweep.scheduler import scheduler_of
 from distcnn.sweep.search import search_of
 from distcnn.sweep.trial import Parent, Report, Status, Trial, headline, score_of
 
@@ -43,7 +43,6 @@ class Study:
     def __init__(
         self,
         sweep: Sweep,
-        scheduler: Scheduler,
         at_a_time: int,
         record: Callable[[Event], None],
         past: Iterable[Event] = (),
@@ -52,7 +51,6 @@ class Study:
 
         Args:
             sweep: what is searched.
-            scheduler: which stops trials early.
             at_a_time: how many trials run at a time.
             record: makes an event durable, before it counts.
             past: what the ledger holds.
@@ -64,7 +62,7 @@ class Study:
         self.winner_is_finalized = False
         self.elapsed_seconds = 0.0
         """Up to the last event."""
-        self._scheduler = scheduler
+        self._scheduler = scheduler_of(sweep.config.scheduler, sweep.base.training.epochs)
         self._search = search_of(sweep)
         self._lessons = Lessons(self._search, sweep.config, at_a_time)
         self._record = record
@@ -289,7 +287,7 @@ class Study:
         if score < math.inf:
             self._best = min(self._best or (score, trial.number), (score, trial.number))
         # By its best epoch so far, as it is compared in the end: one bad epoch is often noise.
-        stops = self._scheduler.stops(trial.number, report.epoch, trial.score(self.sweep.config))
+        stops = self._scheduler.stops(report.epoch, trial.score(self.sweep.config))
         if stops and report.epoch < self.sweep.base.training.epochs:
             name = self.sweep.config.scheduler.name
             trial.verdict = f"stopped early by {name} after epoch {report.epoch}"

@@ -14,7 +14,6 @@ import pytest
 from distcnn.config_file import plain_to_yaml
 from distcnn.sweep import file
 from distcnn.sweep.file import Sweep
-from distcnn.sweep.scheduler import Patient
 from distcnn.sweep.study import Study
 from distcnn.sweep.trial import Report, Trial
 
@@ -65,14 +64,12 @@ class World:
     kill_at: int | None = None
     """The event before which, or right after which, the driver dies."""
     dies_after: bool = False
-    scheduler: Any = None
     has_failures: bool = False
     """Whether every fourth trial fails in its second epoch."""
 
     def study(self) -> Study:
         past = [dict(event) for event in self.ledger]
-        scheduler = self.scheduler() if self.scheduler else Patient()
-        return Study(self.sweep, scheduler, self.at_a_time, self.record, past)
+        return Study(self.sweep, self.at_a_time, self.record, past)
 
     def record(self, event: dict[str, Any]) -> None:
         is_last = self.kill_at is not None and len(self.ledger) >= self.kill_at

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distcnn.errors import UserError
-from distcnn.orchestration.asha import Asha
 from distcnn.sweep.trial import Report
 from tests.unit.sweep.conftest import LR_ALONE, KilledError, MakeSweep, World, outcome
 
@@ -59,7 +58,7 @@ def test_asha_stops_the_worse_and_decides_the_same_when_it_is_replayed(
     make_sweep: MakeSweep,
 ) -> None:
     sweep = make_sweep(epochs=9, scheduler="asha", num_trials=9)
-    world = World(sweep, scheduler=lambda: Asha(sweep.config.scheduler, 9))
+    world = World(sweep)
     study = world.run(random.Random(0))
     statuses = [trial.status for trial in study.trials.values()]
     assert statuses.count("completed") >= 1
