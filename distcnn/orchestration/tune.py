@@ -20,7 +20,7 @@ from distcnn.run_directory.run import RunDirectory, leased
 from distcnn.sweep.directory import SweepDirectory, new_sweep_directory
 from distcnn.sweep.file import Sweep
 from distcnn.sweep.ledger import Ledger, read_ledger
-from distcnn.sweep.plan import Plan, plan
+from distcnn.sweep.plan import Plan, plan, timed_configs
 from distcnn.sweep.view import SweepView
 
 if TYPE_CHECKING:
@@ -178,13 +178,13 @@ def places(base: RunConfig) -> int:
 def _plan(sweep: Sweep, at_a_time: int, connected: session.Session) -> Plan:
     from distcnn.training.pace import seconds_per_image
 
-    base = sweep.base
-    if connected.is_embedded and not base.workers.gpus:
-        return plan(sweep, at_a_time, seconds_per_image(base))
+    timed, workers = timed_configs(sweep), sweep.base.workers
+    if connected.is_embedded and not workers.gpus:
+        return plan(sweep, at_a_time, seconds_per_image(timed))
     import ray
     from ray.exceptions import RayError
 
-    request = Request.of(base.workers)
+    request = Request.of(workers)
     # Its process does not live on: it would keep a GPU's memory.
     look = ray.remote(max_calls=1)(seconds_per_image).options(
         num_cpus=request.resources["CPU"],
@@ -193,12 +193,12 @@ def _plan(sweep: Sweep, at_a_time: int, connected: session.Session) -> Plan:
         max_retries=0,
         runtime_env=session.runtime_env(),
     )
-    answer = look.remote(base)
+    answer = look.remote(timed)
     try:
         return plan(sweep, at_a_time, ray.get(answer, timeout=_PACE_SECONDS))
     except RayError:
         ray.cancel(answer, force=True)
-        return Plan(plan(sweep, at_a_time, 0.0).num_trials, at_a_time, None)
+        return plan(sweep, at_a_time, [])
 
 
 def drive(

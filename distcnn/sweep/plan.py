@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+
+import numpy as np
 
 from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError, plain_to_yaml, to_yaml
@@ -48,24 +51,51 @@ def rounded(seconds: float) -> str:
     return f"{minutes} minutes"
 
 
-def plan(sweep: Sweep, at_a_time: int, seconds_per_image: float) -> Plan:
+def timed_configs(sweep: Sweep) -> list[RunConfig]:
+    """The configs whose pace tells that of all trials: of the smallest and the largest network."""
+    configs = sorted(_valid_configs(sweep), key=_multiply_adds) or [sweep.base]
+    smallest, largest = configs[0], configs[-1]
+    return [smallest, largest] if _multiply_adds(smallest) < _multiply_adds(largest) else [smallest]
+
+
+def plan(sweep: Sweep, at_a_time: int, seconds_per_image: Sequence[float]) -> Plan:
     """The plan.
 
     Args:
         sweep: what is searched.
         at_a_time: how many trials there is room for.
-        seconds_per_image: what a trial of the base costs, see `pace`.
+        seconds_per_image: what an image costs each of the `timed_configs`, see `pace`; empty if
+            that is not known.
     """
     num_trials, budget = search_of(sweep).num_trials, sweep.config.time_budget_seconds
     if num_trials is None:
         return Plan(None, at_a_time, budget)
-    configs = list(_valid_configs(sweep))
-    mean = sum(map(_work, configs)) / len(configs) if configs else _work(sweep.base)
-    share = _share_trained(sweep.config.scheduler, sweep.base.training.epochs, num_trials)
     together = min(at_a_time, num_trials)
-    rounds = math.ceil(num_trials / together)
-    seconds = seconds_per_image * mean / _work_per_image(sweep.base) * share * rounds
+    if not seconds_per_image:
+        return Plan(num_trials, together, None)
+    timed = [_multiply_adds(config) for config in timed_configs(sweep)]
+    configs = list(_valid_configs(sweep)) or [sweep.base]
+    trials = [
+        _num_images(config) * float(np.interp(_multiply_adds(config), timed, seconds_per_image))
+        for config in configs
+    ]
+    trials += [sum(trials) / len(trials)] * (num_trials - len(trials))
+    scheduler, num_epochs = sweep.config.scheduler, sweep.base.training.epochs
+    if scheduler.name == "asha":
+        share = _share_trained(scheduler, num_epochs, num_trials)
+        # The last one trains alone, to its end; large networks are often the better ones.
+        seconds = sum(trials) * share / together + max(trials) * (1 - 1 / together)
+    else:
+        seconds = _seconds_packed(trials, together)
     return Plan(num_trials, together, min(seconds, budget or math.inf))
+
+
+def _seconds_packed(trials: Sequence[float], at_a_time: int) -> float:
+    """Until the last trial ends, where each begins as soon as there is a place."""
+    free_at = [0.0] * at_a_time
+    for seconds in trials:
+        heapq.heapreplace(free_at, free_at[0] + seconds)
+    return max(free_at)
 
 
 def _valid_configs(sweep: Sweep) -> Iterator[RunConfig]:
@@ -83,21 +113,20 @@ def known_trials(sweep: Sweep, most: int) -> list[Values]:
     return [search.propose(number, ()) for number in range(1, count + 1)]
 
 
-def _work_per_image(config: RunConfig) -> float:
-    return float(sum(layer.multiply_adds for layer in config.model.layers))
+def _multiply_adds(config: RunConfig) -> int:
+    """Of an image on its way forward."""
+    return sum(layer.multiply_adds for layer in config.model.layers)
 
 
-def _work(config: RunConfig) -> float:
+def _num_images(config: RunConfig) -> float:
+    """How many images a trial would train to its end; validation counts by what it costs."""
     num_trained = config.data.num_train or _NUM_TRAINING_IMAGES - config.data.num_val
     num_evaluated = config.data.num_val * (2 if config.evaluation.flip_average else 1)
-    num_images = num_trained + _FORWARD_SHARE * num_evaluated
-    return _work_per_image(config) * num_images * config.training.epochs
+    return (num_trained + _FORWARD_SHARE * num_evaluated) * config.training.epochs
 
 
 def _share_trained(scheduler: SchedulerConfig, num_epochs: int, num_trials: int) -> float:
-    """Of all epochs of all trials, about."""
-    if scheduler.name != "asha":
-        return 1.0
+    """Of all epochs of all trials, about, where ASHA stops some."""
     factor, rung = scheduler.reduction_factor, float(scheduler.grace_epochs)
     # The first to come to a rung have little to be compared with, and mostly go on.
     unrivalled = sum(1 / place - 1 / factor for place in range(1, math.ceil(factor)))

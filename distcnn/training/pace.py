@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
@@ -18,12 +19,16 @@ _NUM_STEPS = 6
 _BESIDES = 1.15
 
 
-def seconds_per_image(config: RunConfig) -> float:
-    """What an image costs in training, about.
+def seconds_per_image(configs: Sequence[RunConfig]) -> list[float]:
+    """What an image costs each of them in training, about.
 
     Args:
-        config: resolved.
+        configs: resolved.
     """
+    return [_seconds_per_image(config) for config in configs]
+
+
+def _seconds_per_image(config: RunConfig) -> float:
     device = prepare_process(config)
     dtype = torch.bfloat16 if config.training.precision == "bf16-mixed" else torch.float32
     network = build_network(config.model, seed=0).to(device)

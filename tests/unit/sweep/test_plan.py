@@ -4,49 +4,61 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.sweep.plan import known_trials, plan, render, rounded
+from distcnn.sweep.plan import known_trials, plan, render, rounded, timed_configs
 from tests.unit.sweep.conftest import LR_ALONE, MakeSweep
+
+CHANNELS = {"model.channels": {"grid": [[8, 16], [16, 32], [32, 64]]}}
 
 
 def test_time_grows_with_trials_epochs_and_images_and_shrinks_with_places(
     make_sweep: MakeSweep,
 ) -> None:
     sweep = make_sweep(epochs=2, space=LR_ALONE, num_trials=6)
-    one = plan(sweep, 1, 1e-4).seconds
+    one = plan(sweep, 1, [1e-4]).seconds
     # Validation on 5,000 images and their mirror images, at a quarter of the cost.
     assert one == pytest.approx(6 * 2 * (55_000 + 10_000 / 4) * 1e-4)
-    assert plan(sweep, 2, 1e-4).seconds == pytest.approx(one / 2)
-    assert plan(sweep, 4, 1e-4).seconds == pytest.approx(one / 3)  # Six trials in two rounds.
-    assert str(plan(sweep, 2, 1e-4)) == "6 trials, 2 at a time, about a minute"
+    assert plan(sweep, 2, [1e-4]).seconds == pytest.approx(one / 2)
+    assert plan(sweep, 4, [1e-4]).seconds == pytest.approx(one / 3)  # Six trials in two rounds.
+    assert str(plan(sweep, 2, [1e-4])) == "6 trials, 2 at a time, about a minute"
 
 
-def test_wide_trials_count_for_more(make_sweep: MakeSweep) -> None:
-    narrow = make_sweep(space={"model.channels": {"choice": [[8, 16]]}})
-    wide = make_sweep(space={"model.channels": {"choice": [[32, 64]]}})
-    assert (plan(wide, 1, 1e-4).seconds or 0) > 3 * (plan(narrow, 1, 1e-4).seconds or 0)
+def test_trials_take_their_time_between_the_smallest_and_the_largest(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep(epochs=1, space=CHANNELS, search="grid", num_trials=None)
+    assert [config.model.channels for config in timed_configs(sweep)] == [(8, 16), (32, 64)]
+    together = plan(sweep, 3, [1e-4, 4e-4]).seconds
+    assert together == pytest.approx(4e-4 * (55_000 + 10_000 / 4))  # Until the longest one ends.
+    alone = plan(sweep, 1, [1e-4, 4e-4]).seconds
+    # By their multiply-adds, the one between is at a fifth of the way.
+    assert alone == pytest.approx((1 + 1.62 + 4) * 1e-4 * (55_000 + 10_000 / 4), rel=0.01)
+    assert plan(sweep, 2, []).seconds is None
 
 
 def test_asha_is_expected_to_stop_most(make_sweep: MakeSweep) -> None:
-    patient = plan(make_sweep(epochs=9, space=LR_ALONE), 1, 1e-4).seconds
-    halving = plan(make_sweep(epochs=9, space=LR_ALONE, scheduler="asha"), 1, 1e-4).seconds
+    patient = plan(make_sweep(epochs=9, space=LR_ALONE), 1, [1e-4]).seconds
+    halving = plan(make_sweep(epochs=9, space=LR_ALONE, scheduler="asha"), 1, [1e-4]).seconds
     assert patient is not None
     # One epoch of all six, two of a third, six of a ninth; and the first at each rung go on.
     more = (1 - 1 / 3) + (1 / 2 - 1 / 3)
     second = 6 / 3 + more
     third = second / 3 + more
     assert halving == pytest.approx(patient * (6 * 1 + second * 2 + third * 6) / (6 * 9))
+    # With two at a time, the last one trains alone to its end.
+    sweep = make_sweep(epochs=9, space=LR_ALONE, scheduler="asha")
+    assert plan(sweep, 2, [1e-4]).seconds == pytest.approx(halving / 2 + patient / 6 / 2)
 
 
 def test_no_more_at_a_time_than_there_are_trials(make_sweep: MakeSweep) -> None:
-    assert plan(make_sweep(num_trials=1), 8, 1e-4).at_a_time == 1
+    assert plan(make_sweep(num_trials=1), 8, [1e-4]).at_a_time == 1
 
 
 def test_a_time_budget_bounds_it(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(num_trials=None, time_budget_seconds=120)
     assert (
-        str(plan(sweep, 2, 1.0)) == "trials until the time is spent, 2 at a time, about 2 minutes"
+        str(plan(sweep, 2, [1.0])) == "trials until the time is spent, 2 at a time, about 2 minutes"
     )
-    assert plan(make_sweep(time_budget_seconds=60), 2, 1.0).seconds == 60
+    assert plan(make_sweep(space=LR_ALONE, time_budget_seconds=60), 2, [1.0]).seconds == 60
 
 
 def test_trials_are_known_unless_the_search_learns(make_sweep: MakeSweep) -> None:
