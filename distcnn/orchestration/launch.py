@@ -274,7 +274,7 @@ def _supervise(
     job = Job(decided.config, run, lease, decided.ground, folder, control, watcher, started)
     try:
         # After Ray has been started, which takes SIGTERM for itself.
-        with control.listening():
+        with control.listening(raises_anywhere=False):
             result = supervise(job)
             if result.results["status"] == "failed" and connected.is_embedded:
                 connected.keep_logs(run.ray_logs)

@@ -191,8 +191,8 @@ class _Attempt:
     def _pass_on_wishes(self, mailbox: Mailbox) -> None:
         """Have the workers save and stop on a signal, or when one of their nodes goes away."""
         now = time.monotonic()
+        decision = self._job.control.decide(0)
         if self._signalled_at is None:
-            decision = self._job.control.decide(0)
             if decision.action == "stop":
                 self._signalled_at = now
                 self._job.watcher.note(f"{decision.reason}: saving, then stopping")

@@ -249,7 +249,7 @@ def drive(
     try:
         with (
             served(ray.util.get_node_ip_address(), desk.calls(), unanswered=("note",)) as address,
-            control.listening(),
+            control.listening(raises_anywhere=False),
         ):
             what = ray_tune.with_parameters(trainable or TrialProcess, shop=shop, desk=address)
             is_left = True

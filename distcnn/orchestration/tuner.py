@@ -48,7 +48,8 @@ def run_tasks(
         trainable: runs them, as one of Ray Tune's.
         resources: of each of its processes.
         folder: for what Ray Tune writes, which nobody needs.
-        go_on: called about ten times a second; False kills what still runs.
+        go_on: called about ten times a second; False kills what still runs. What it raises leaves
+            that to the end of Ray.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     settings = {
@@ -75,13 +76,11 @@ def run_tasks(
         )
         search.add_configurations([experiment])
         controller.update_max_pending_trials()
-        try:
-            while not controller.is_finished() and go_on():
-                for number in desk.silent_tasks():
-                    controller.kill(number)
-                controller.step()
-        finally:
-            controller.cleanup()
+        while not controller.is_finished() and go_on():
+            for number in desk.silent_tasks():
+                controller.kill(number)
+            controller.step()
+        controller.cleanup()
 
 
 class _ActorClasses:

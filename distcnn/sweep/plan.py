@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ def rounded(seconds: float) -> str:
 
 def timed_configs(sweep: Sweep) -> list[RunConfig]:
     """The configs whose pace tells that of all trials: of the smallest and the largest network."""
-    configs = sorted(_valid_configs(sweep), key=_multiply_adds) or [sweep.base]
+    configs = sorted(_configs(sweep), key=_multiply_adds)
     smallest, largest = configs[0], configs[-1]
     return [smallest, largest] if _multiply_adds(smallest) < _multiply_adds(largest) else [smallest]
 
@@ -74,10 +74,9 @@ def plan(sweep: Sweep, at_a_time: int, seconds_per_image: Sequence[float]) -> Pl
     if not seconds_per_image:
         return Plan(num_trials, together, None)
     timed = [_multiply_adds(config) for config in timed_configs(sweep)]
-    configs = list(_valid_configs(sweep)) or [sweep.base]
     trials = [
         _num_images(config) * float(np.interp(_multiply_adds(config), timed, seconds_per_image))
-        for config in configs
+        for config in _configs(sweep)
     ]
     trials += [sum(trials) / len(trials)] * (num_trials - len(trials))
     scheduler, num_epochs = sweep.config.scheduler, sweep.base.training.epochs
@@ -98,10 +97,13 @@ def _seconds_packed(trials: Sequence[float], at_a_time: int) -> float:
     return max(free_at)
 
 
-def _valid_configs(sweep: Sweep) -> Iterator[RunConfig]:
+def _configs(sweep: Sweep) -> list[RunConfig]:
+    """The trials' as far as they are known; the base's where none is."""
+    configs: list[RunConfig] = []
     for values in known_trials(sweep, _MOST_LOOKED_AT):
         with suppress(ConfigError):  # It will fail as a trial.
-            yield sweep.run_config(values)
+            configs.append(sweep.run_config(values))
+    return configs or [sweep.base]
 
 
 def known_trials(sweep: Sweep, most: int) -> list[Values]:

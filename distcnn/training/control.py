@@ -55,6 +55,8 @@ class Control:
         self._checkpoint_every_steps = checkpoint_every_steps
         self._listen_every_steps = listen_every_steps
         self._stop: Decision | None = None
+        self._raises_anywhere = True
+        self._is_to_leave_now = False
 
     def request_stop(self, reason: str, signal_number: int | None = None) -> None:
         """Have the run saved and stopped at the next step boundary."""
@@ -62,7 +64,13 @@ class Control:
         self._workers.wish_to_stop()
 
     def decide(self, step: int) -> Decision:
-        """The decision after `step` steps since the start of the run."""
+        """The decision after `step` steps since the start of the run.
+
+        Raises:
+            InterruptedNow: see `listening`.
+        """
+        if self._is_to_leave_now:
+            raise InterruptedNow
         if step % self._listen_every_steps == 0 and self._workers.agree_to_stop():
             return self._agreed
         if self._checkpoint_every_steps and step % self._checkpoint_every_steps == 0:
@@ -83,8 +91,15 @@ class Control:
         return self._stop or Decision("stop", "another worker was asked to")
 
     @contextmanager
-    def listening(self) -> Generator[None]:
-        """Turn Ctrl-C and SIGTERM into requests, until the end of the block."""
+    def listening(self, *, raises_anywhere: bool = True) -> Generator[None]:
+        """Turn Ctrl-C and SIGTERM into requests, until the end of the block.
+
+        Args:
+            raises_anywhere: whether the second Ctrl-C raises InterruptedNow at once, wherever the
+                main thread is; else `decide` does, the next time that it is called. Calls into
+                Ray take an exception in their midst for an error of their own.
+        """
+        self._raises_anywhere = raises_anywhere
         if threading.current_thread() is not threading.main_thread():
             yield  # Signals belong to the main thread; whoever runs us elsewhere passes them on.
             return
@@ -99,5 +114,8 @@ class Control:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop is not None and number == signal.SIGINT:
-            raise InterruptedNow
+            self._is_to_leave_now = True
+            if self._raises_anywhere:
+                raise InterruptedNow
+            return
         self.request_stop(signal.Signals(number).name, number)

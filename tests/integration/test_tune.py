@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,25 @@ def test_ctrl_c_stops_a_population_which_goes_on_as_if_it_had_not(
         first = events(trial(folder, copy["number"]))
         assert "attempt" in {event["event"] for event in first}
     assert sum(row["status"] == "completed" for row in leaderboard(folder)) == 4
+
+
+def test_a_second_ctrl_c_leaves_trials_that_do_not_stop(sweep_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    process = start(tune_command(sweep_file, folder))
+    wait_for(lambda: len(ledger(folder, "epoch")) >= 1, process)
+    everybody = family(process)
+    trials = [each for each in everybody if ".train" in " ".join(each.cmdline())]
+    assert trials
+    for each in trials:
+        each.suspend()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    output = end(process, expected=130)
+    assert "Traceback" not in output
+    assert_gone(everybody)
+    finish(distcnn("resume", folder))
+    assert results(folder)["status"] == "completed"
 
 
 def test_trials_of_several_workers_fail_with_their_reason_and_stop_the_sweep(

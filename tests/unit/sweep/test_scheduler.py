@@ -46,7 +46,7 @@ SCORES = st.one_of(st.integers(0, 64).map(lambda n: n / 16), st.just(math.inf))
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # Its infinite scores.
 @given(
     grace=st.integers(1, 4),
-    factor=st.sampled_from([1.6, 2.0, 4.0]),
+    factor=st.sampled_from([1.6, 2.0, 3.0, 4.0]),
     trials=st.lists(st.tuples(SCORES, st.integers(0, 3)), min_size=1, max_size=40),
     data=st.data(),
 )

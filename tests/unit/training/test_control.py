@@ -51,6 +51,15 @@ def test_a_second_ctrl_c_means_now() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_where_ray_is_called_it_means_at_the_next_decision() -> None:
+    control = Control(Workers())
+    with control.listening(raises_anywhere=False):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(InterruptedNow):
+            control.decide(0)
+
+
 def test_it_can_be_used_off_the_main_thread() -> None:
     """As a Ray worker does; there, no handler can be set and none is."""
     before = signal.getsignal(signal.SIGTERM)
