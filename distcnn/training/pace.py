@@ -12,20 +12,28 @@ from torch.nn import functional
 from distcnn import onednn
 from distcnn.config import RunConfig
 from distcnn.network import build_network
+from distcnn.training.fit import is_out_of_memory
 from distcnn.training.process import prepare_process
 
 _NUM_STEPS = 6
+# Of a network that takes longer, fewer steps will do: the user waits.
+_MOST_SECONDS = 3.0
 # What a training step does besides: the optimizer, the batch, the loop.
 _BESIDES = 1.15
 
 
 def seconds_per_image(configs: Sequence[RunConfig]) -> list[float]:
-    """What an image costs each of them in training, about.
+    """What an image costs each of them in training, about; nothing where one lacks the memory.
 
     Args:
         configs: resolved.
     """
-    return [_seconds_per_image(config) for config in configs]
+    try:
+        return [_seconds_per_image(config) for config in configs]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return []
 
 
 def _seconds_per_image(config: RunConfig) -> float:
@@ -37,13 +45,13 @@ def _seconds_per_image(config: RunConfig) -> float:
     images = torch.zeros(size, 1, 28, 28, device=device)
     labels = torch.zeros(size, dtype=torch.long, device=device)
     seconds: list[float] = []
-    for _ in range(_NUM_STEPS):
+    while len(seconds) < _NUM_STEPS and sum(seconds) < _MOST_SECONDS:
         started = time.perf_counter()
         loss = functional.cross_entropy(_forward(network, images, dtype), labels)
         loss.backward()
         loss.item()  # Waits for the device.
         seconds.append(time.perf_counter() - started)
-    return _BESIDES * statistics.median(seconds[2:]) / (size * config.workers.count)
+    return _BESIDES * statistics.median(seconds[2:] or seconds[-1:]) / (size * config.workers.count)
 
 
 def _forward(

@@ -113,7 +113,7 @@ def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_p
     plain = {
         "base": "article",
         "space": {"model.channels": {"choice": [[4, 8], [100_000, 8]]}},
-        "time_budget_seconds": 40,
+        "time_budget_seconds": 60,  # Processes may take half of it to start.
         "max_failures_alike": 50,
     }
     file.write_text(yaml.safe_dump(plain))
@@ -123,6 +123,7 @@ def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_p
         "data.num_val=500",
         "training.precision=32-true",
         "training.global_batch_size=2560",
+        "training.epochs=1",
     ]
     before = alive(cluster)
     output = finish(on(cluster, distcnn("tune", file, *words, "--run-dir", folder)))
