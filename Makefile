@@ -6,7 +6,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train launch tune test chaos check format bench bench-ray bench-tune clean
+.PHONY: help install train launch tune test chaos check format bench bench-ray bench-tune bench-reproducible clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench-ray: $(VENV)/.installed  ## measure launches against Ray's guide and one p
 
 bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and their own training (80 min)
 	$(BIN)/python -m benchmarks.bench_tune $(ARGS)
+
+bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (25 min)
+	$(BIN)/python -m benchmarks.bench_reproducible $(ARGS)
 
 clean:  ## remove .venv and caches; runs are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -66,7 +66,7 @@ def throughput(rounds: int, scratch: Path) -> dict[str, list[float]]:
     for number in range(rounds):
         for index, (name, words) in enumerate(contenders.items()):
             run = scratch / f"throughput-{number}-{index}"
-            seen[name].append(_finish([*words, _LONG_ENOUGH], run)["images_per_second"])
+            seen[name].append(run_to_its_end([*words, _LONG_ENOUGH], run)["images_per_second"])
         say(f"round {number + 1}/{rounds}: {_last(seen)} images/s")
     return seen
 
@@ -77,7 +77,7 @@ def startup(rounds: int, scratch: Path) -> dict[str, list[float]]:
     for number in range(rounds):
         seen["guide"].append(_guide(scratch, "--max-steps=2")[0]["seconds_since_start"])
         run = scratch / f"startup-{number}"
-        _finish(["launch", "article", "training.epochs=1", "data.num_train=6400"], run, 2)
+        run_to_its_end(["launch", "article", "training.epochs=1", "data.num_train=6400"], run, 2)
         ended = time.time()
         seen["first step"].append(first_step_seconds(run))
         seen["stop"].append(ended - _time_of(run, "completed"))
@@ -94,7 +94,7 @@ def time_to_90(rounds: int, scratch: Path) -> dict[str, list[dict[str, float]]]:
             {"seconds": last["seconds_since_start"], "test_accuracy": last["test_accuracy"]}
         )
         started = time.perf_counter()
-        results = _finish(["launch", "quick", f"seed={seed}"], scratch / f"ninety-{seed}", 2)
+        results = run_to_its_end(["launch", "quick", f"seed={seed}"], scratch / f"ninety-{seed}", 2)
         seconds = time.perf_counter() - started
         accuracy = results["test"]["accuracy"]
         seen["distcnn"].append({"seconds": seconds, "test_accuracy": accuracy})
@@ -149,7 +149,7 @@ def scaling_on_paper(rounds: int, scratch: Path) -> dict[str, Any]:
     for number in range(rounds):
         for count in (1, 2):
             words = ["launch", "article", _LONG_ENOUGH, "workers.cpus=1"]
-            results = _finish(words, scratch / f"scaling-{number}-{count}", count)
+            results = run_to_its_end(words, scratch / f"scaling-{number}-{count}", count)
             seen[str(count)].append(results["images_per_second"])
     predicted = {count: parts.images_per_second(int(count)) for count in seen}
     say(f"predicted {predicted}, measured {seen}")
@@ -166,7 +166,8 @@ def _command(words: Sequence[str], run: Path, count: int | None) -> list[str]:
     return [*DISTCNN, *words, *workers, _REAL, "--run-dir", str(run)]
 
 
-def _finish(words: Sequence[str], run: Path, count: int | None = None) -> dict[str, Any]:
+def run_to_its_end(words: Sequence[str], run: Path, count: int | None = None) -> dict[str, Any]:
+    """Run a command of distcnn's with so many workers; the results of its run."""
     done = subprocess.run(
         _command(words, run, count), cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -135,8 +135,10 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
     from distcnn.collectives import HostCollectives
     from distcnn.config import RunConfig
     from distcnn.data.module import Batch
+    from distcnn.data.order import Part
     from distcnn.flat_weights import FlatWeights
     from distcnn.module import ImageClassifier, build_optimizer
+    from distcnn.summation import InTurn
     from distcnn.training import precision
     from distcnn.training.process import keep_freed_memory
     from distcnn.workers import Workers
@@ -158,7 +160,8 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
     def step_seconds(num_images: int) -> list[float]:
         pixels = torch.randint(0, 256, (num_images, 1, 28, 28), dtype=torch.uint8)
         labels = torch.randint(0, 10, (num_images,))
-        batch = Batch(0, pixels, labels, num_shards=1, global_size=num_images)
+        part = Part(slice(0, num_images), ((slice(0, num_images),),))
+        batch = Batch(0, pixels, labels, part, global_size=num_images)
         seconds: list[float] = []
         distributed.barrier()
         for _ in range(_NUM_WARM_UP_STEPS + _NUM_STEPS):
@@ -176,7 +179,7 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
     for _ in range(_NUM_STEPS):
         distributed.barrier()
         started = time.perf_counter()
-        collectives.add_up(vector)
+        collectives.add_up([vector], InTurn(2))
         sums.append(time.perf_counter() - started)
     if rank == 0:
         found = {

@@ -154,6 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("folder", nargs="?", type=_location, default=Path("runs"), metavar="FOLDER")
     runs.add_argument("--json", action="store_true", help="print them as JSON")
 
+    compare = _add(verbs, "compare", _compare, "say at which step two runs first differ")
+    compare.add_argument("one", type=_location, metavar="RUN", help=_RUN_HELP)
+    compare.add_argument("other", type=_location, metavar="RUN", help="another one")
+
     _add(verbs, "doctor", _doctor, "say what this machine offers, and what will not work")
     return parser
 
@@ -396,6 +400,16 @@ def _runs(options: argparse.Namespace) -> int:
         rows = list(pool.map(summarize_run, runs_and_trials(options.folder)))
     print(json.dumps(rows, indent=2)) if options.json else print_runs(options.folder, rows)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """As `cmp` does: 0 where they are identical, 1 where they are not."""
+    from distcnn.comparison import compare
+    from distcnn.run_directory.run import open_run
+
+    compared = compare(open_run(options.one), open_run(options.other))
+    print(compared)
+    return int(not compared.is_identical)
 
 
 def _doctor(options: argparse.Namespace) -> int:

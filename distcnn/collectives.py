@@ -1,9 +1,9 @@
 """What all workers do together: adding up, gathering, spreading; by whatever joins them.
 
-Sums of floating-point numbers depend on their order. Here it is that of the workers' ranks,
-whichever way is taken, so that workers which come together anew, on fewer hosts say, go on with the
-same bits. (Among GPUs the order is NCCL's own, which is fixed for as many GPUs joined in the same
-way.)
+Sums of floating-point numbers depend on their order. Here it is that of a `Summation`, whichever
+way is taken, so that workers which come together anew, on fewer hosts say, go on with the same
+bits. (Among GPUs, where the workers' vectors are added in turn, the order is NCCL's own, which is
+fixed for as many GPUs joined in the same way.)
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import distributed
+
+from distcnn.summation import InTurn, Summation
 
 # A worker that is late by less is waited for by giving way to others on its core, and by more, by
 # sleeping so long between two looks: it is saving, say, or its core is shared.
@@ -41,8 +43,13 @@ class Collectives(Protocol):
         """What joins the workers."""
         ...
 
-    def add_up(self, vector: torch.Tensor) -> torch.Tensor:
-        """The sum of all workers' vectors, which are alike in size from call to call."""
+    def add_up(self, rows: Sequence[torch.Tensor], summation: Summation) -> torch.Tensor:
+        """The sum of all workers' rows: vectors, which are alike in size from call to call.
+
+        Args:
+            rows: this worker's, as many as the summation leaves it with.
+            summation: the order, the same in all calls.
+        """
         ...
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
@@ -74,19 +81,28 @@ class GroupCollectives:
         self._rank = distributed.get_rank()
         self._count = distributed.get_world_size()
 
-    def add_up(self, vector: torch.Tensor) -> torch.Tensor:
-        """Each worker adds up one part of all vectors, and tells the rest."""
-        if vector.is_cuda:
-            distributed.all_reduce(vector)
-            return vector
-        size = -(-vector.numel() // self._count)
-        padded = vector.new_zeros(self._count * size)
-        padded[: vector.numel()] = vector
-        received = torch.empty_like(padded)
-        distributed.all_to_all_single(received, padded)
-        part = _add_in_order(received.view(self._count, size))
-        distributed.all_gather(list(padded.view(self._count, size)), part)
-        return padded[: vector.numel()]
+    def add_up(self, rows: Sequence[torch.Tensor], summation: Summation) -> torch.Tensor:
+        """Each worker adds up one part of all rows, and tells the rest."""
+        if rows[0].is_cuda and isinstance(summation, InTurn):
+            distributed.all_reduce(rows[0])
+            return rows[0]
+        num_rows, length = summation.num_rows, rows[0].numel()
+        size = -(-length // self._count)
+        padded = rows[0].new_zeros(len(rows), self._count * size)
+        for index, row in enumerate(rows):
+            padded[index, :length] = row
+        # To each worker go its parts of all rows, together.
+        parts = padded.view(len(rows), self._count, size).transpose(0, 1).contiguous()
+        received = parts.new_empty(sum(num_rows), size)
+        distributed.all_to_all_single(
+            received.view(-1),
+            parts.view(-1),
+            [count * size for count in num_rows],
+            [len(rows) * size] * self._count,
+        )
+        total = parts.new_empty(self._count, size)
+        distributed.all_gather(list(total), summation.add_all(received))
+        return total.view(-1)[:length]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """By a sum, which is exact: to each row the others add zeros."""
@@ -115,10 +131,10 @@ class HostCollectives:
 
     No process group is formed: gloo's thread wakes a hundred times a second, with nothing to do.
 
-    In a sum each worker writes its vector into a place of its own, then counts it as written; once
+    In a sum each worker writes its rows into places of its own, then counts them as written; once
     all have, each adds them up. There are two sets of places: a worker that is ahead writes into
     one while the others still read the other, and cannot be ahead by more, for it needs their next
-    vectors.
+    rows.
 
     A worker that is gone is waited for in vain: who started the workers sees that, and ends them.
 
@@ -152,16 +168,18 @@ class HostCollectives:
                 can = False
             return set(self._tell("can" if can else "cannot")) == {"can"}
 
-    def add_up(self, vector: torch.Tensor) -> torch.Tensor:
-        """The sum of all workers' vectors."""
+    def add_up(self, rows: Sequence[torch.Tensor], summation: Summation) -> torch.Tensor:
+        """The sum of all workers' rows."""
         if self._num_sums == 0:
-            self._share(vector.numel())
+            self._share(sum(summation.num_rows), rows[0].numel())
+            self._first_row = sum(summation.num_rows[: self._rank])
         self._num_sums += 1
         places = self._places[self._num_sums % 2]
-        places[self._rank] = vector
+        for place, row in zip(places[self._first_row :], rows, strict=False):
+            place.copy_(row)
         self._counters[self._rank] = self._num_sums
         self._wait_for_all()
-        return _add_in_order(places)
+        return summation.add_all(places)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """All workers' rows in the order of their ranks."""
@@ -222,9 +240,9 @@ class HostCollectives:
         except distributed.DistStoreError as error:
             raise _silent(rank) from error
 
-    def _share(self, size: int) -> None:
+    def _share(self, num_rows: int, size: int) -> None:
         """Map the first worker's memory; it has no name, so it goes with the last worker."""
-        num_bytes = 4 * 2 * self._count * size
+        num_bytes = 4 * 2 * num_rows * size
         counters_at = -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         total = counters_at + 8 * _COUNTER_STRIDE * self._count
         with _shown(b"") as number:
@@ -233,13 +251,13 @@ class HostCollectives:
             memory = mmap.mmap(descriptor, total)
             os.close(descriptor)
             self._tell("mapped")  # Before the first one takes away what the others map.
-        floats = torch.frombuffer(memory, dtype=torch.float32, count=2 * self._count * size)
-        self._places = floats.view(2, self._count, size)
+        floats = torch.frombuffer(memory, dtype=torch.float32, count=2 * num_rows * size)
+        self._places = floats.view(2, num_rows, size)
         every = np.frombuffer(memory, dtype=np.int64, offset=counters_at)
         self._counters = every[::_COUNTER_STRIDE]
 
     def _wait_for_all(self) -> None:
-        """Wait until each worker has written its vector."""
+        """Wait until each worker has written its rows."""
         started: float | None = None
         for rank in range(self._count):
             while self._counters[rank] < self._num_sums:
@@ -271,11 +289,3 @@ def _silent(rank: int) -> PeerError:
         f"worker {rank} has not taken part for {TIMEOUT_SECONDS:.0f} s: it is stuck, or waits for"
         " storage that is slow"
     )
-
-
-def _add_in_order(vectors: torch.Tensor) -> torch.Tensor:
-    """The sum of `(count, size)` over the first dimension, from first to last."""
-    total = vectors[0] + vectors[1]
-    for vector in vectors[2:]:
-        total += vector
-    return total

@@ -21,6 +21,8 @@ from distcnn.location import Location, location
 
 IMAGE = Volume(size=28, depth=1)
 NUM_CLASSES = 10
+# Measured by `make bench-reproducible`: with more, a worker that is alone falls behind.
+_NUM_SHARDS_ACROSS_WORKERS = 4
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -160,9 +162,13 @@ class TrainingConfig(Section):
     """Passes over the training images."""
     global_batch_size: Positive = 128
     """Images per optimizer step, over all workers; an epoch's incomplete last batch is left out."""
-    num_shards: Positive = 1
+    num_shards: Positive | None = None
     """Pieces of a batch, computed one after another in the memory of one, their gradients weighted
-    by their sizes. Batch norm normalises within a shard, so this is part of the result."""
+    by their sizes. Batch norm normalises within a shard, so this is part of the result. By default
+    1, and 4 where a run is reproducible across workers."""
+    reproducible: Literal["same-workers", "across-workers"] = "same-workers"
+    """Where a run gives the same bits again: on as many workers, or on any number of them up to
+    `num_shards`."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """Arithmetic of the convolutions; `auto` takes bfloat16 where the device is faster with it."""
     label_smoothing: Fraction = 0.0
@@ -177,11 +183,23 @@ class TrainingConfig(Section):
     keep_checkpoints: Positive = 2
     """How many of the newest checkpoints are kept, besides the best one."""
 
+    @property
+    def is_same_on_any_workers(self) -> bool:
+        """Whether its result must not depend on the number of workers."""
+        return self.reproducible == "across-workers"
+
+    @property
+    def shards(self) -> int:
+        """Pieces of a batch: `num_shards`, or its default."""
+        if self.num_shards is None:
+            return _NUM_SHARDS_ACROSS_WORKERS if self.is_same_on_any_workers else 1
+        return self.num_shards
+
     @model_validator(mode="after")
     def _no_empty_shard(self) -> Self:
-        if self.num_shards > self.global_batch_size:
+        if self.shards > self.global_batch_size:
             raise ValueError(
-                f"num_shards = {self.num_shards} exceeds global_batch_size ="
+                f"num_shards = {self.shards} exceeds global_batch_size ="
                 f" {self.global_batch_size}; a shard needs one image at least"
             )
         return self
@@ -199,6 +217,10 @@ class WorkersConfig(Section):
 
     count: Positive = 1
     """Processes that train together, each on its part of every batch (`distcnn launch`)."""
+    min: Positive | None = None
+    """Elastic, with `max` and in the place of `count`: begin, and go on, with as few as this."""
+    max: Positive | None = None
+    """Elastic: as many as this, while there is room for them; they come and go with the nodes."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of each worker, a fraction too; it computes with as many threads, one at least. By
     default all cores of the machine, shared among its workers; one on a cluster that is given."""
@@ -217,6 +239,37 @@ class WorkersConfig(Section):
         """Threads that each worker computes with."""
         assert self.cpus is not None, "the config is resolved before training"
         return max(1, int(self.cpus))
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether their number may change while a run goes on."""
+        return self.min is not None
+
+    @property
+    def least(self) -> int:
+        """How many there have to be for a run to begin, or to go on."""
+        return self.count if self.min is None else self.min
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_it_may_be(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("max") and "count" not in values:
+            return {**values, "count": values["max"]}
+        return values
+
+    @model_validator(mode="after")
+    def _bounds_are_two_and_in_order(self) -> Self:
+        if (self.min is None) != (self.max is None):
+            raise ValueError("min and max go together: set both, or count")
+        if self.min is not None and self.max is not None:
+            if self.min > self.max:
+                raise ValueError(f"min = {self.min} exceeds max = {self.max}")
+            if self.count != self.max:
+                raise ValueError(
+                    f"count = {self.count} beside min = {self.min} and max = {self.max}: set count,"
+                    " or min and max"
+                )
+        return self
 
     @model_validator(mode="after")
     def _no_two_workers_on_one_gpu(self) -> Self:
@@ -275,14 +328,45 @@ class RunConfig(Section):
     storage: StorageConfig = StorageConfig()
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides a run's result, as plain values; how failures are met does not.
+
+        Of its workers, where it is reproducible across them, only what they compute with.
+        """
+        plain = self.to_plain()
+        del plain["recovery"]
+        if self.training.is_same_on_any_workers:
+            # Not how many there are, nor where.
+            plain["workers"] = {"threads": self.workers.threads, "gpus": bool(self.workers.gpus)}
+        return plain
+
+    @property
     def num_shards_per_worker(self) -> int:
         """Into how many shards each worker cuts its part of a batch."""
-        return -(-self.training.num_shards // self.workers.count)
+        return -(-self.training.shards // self.workers.count)
+
+    @model_validator(mode="after")
+    def _every_worker_has_a_shard(self) -> Self:
+        count, shards = self.workers.count, self.training.shards
+        if self.training.is_same_on_any_workers and count > shards:
+            raise ValueError(
+                f"workers.count = {count} exceeds training.num_shards = {shards}, of which each"
+                " worker needs one where a run is reproducible across workers; lower it, or raise"
+                " training.num_shards (another number of shards is another run)"
+            )
+        return self
+
+    @property
+    def _num_shards(self) -> int:
+        """Of all workers together."""
+        if self.training.is_same_on_any_workers:
+            return self.training.shards
+        return self.workers.count * self.num_shards_per_worker
 
     @model_validator(mode="after")
     def _every_worker_has_images(self) -> Self:
         batch, count = self.training.global_batch_size, self.workers.count
-        if count * self.num_shards_per_worker > batch:
+        if self._num_shards > batch:
             raise ValueError(
                 f"workers.count = {count} leaves a worker without an image in each of its shards,"
                 f" of training.global_batch_size = {batch}; lower it, or raise the batch size"
@@ -291,8 +375,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _batch_norm_has_more_than_one_value(self) -> Self:
-        num_shards = self.workers.count * self.num_shards_per_worker
-        smallest_shard = self.training.global_batch_size // num_shards
+        smallest_shard = self.training.global_batch_size // self._num_shards
         for layer in self.model.layers:
             if layer.name.startswith("Batch norm") and layer.output.size**2 * smallest_shard == 1:
                 raise ValueError(

@@ -20,6 +20,7 @@ class FlatWeights:
     Attributes:
         vector: what the optimizer updates, `(num_weights,)`, each weight in its memory order.
         statistics: what batch norm has seen, its running means and variances, `(num_values,)`.
+        counters: how often each batch norm has seen something.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -30,6 +31,16 @@ class FlatWeights:
         buffers = [buffer for name, buffer in network.named_buffers() if name in names]
         seen = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.statistics = _moved_into_one(seen, self._weights[0])
+        self.counters = [buffer for buffer in buffers if not buffer.is_floating_point()]
+
+    def seen(self) -> list[torch.Tensor]:
+        """A copy of what batch norm has seen by now; `forget_since` takes it."""
+        return [each.clone() for each in (self.statistics, *self.counters)]
+
+    def forget_since(self, seen: Sequence[torch.Tensor]) -> None:
+        """Have batch norm forget what it has seen since then."""
+        for each, before in zip((self.statistics, *self.counters), seen, strict=True):
+            each.copy_(before)
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of a scalar by the weights, `(num_weights,)`, laid out as `vector` is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,12 +13,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distcnn import onednn
 from distcnn.config import NUM_CLASSES, OptimizerConfig, RunConfig
-from distcnn.data.module import Batch, Shard
+from distcnn.data.module import Batch, Piece, Shard
+from distcnn.errors import UsageError
 from distcnn.flat_weights import FlatWeights
 from distcnn.metrics import EvaluationMetrics
 from distcnn.network import build_network
 from distcnn.schedule import learning_rate_factor
+from distcnn.summation import InTurn, OverTree, Summation
 from distcnn.workers import Workers
+
+_BEYOND_A_SHARD: dict[type[nn.Module], str] = {
+    nn.SyncBatchNorm: "normalises over what all workers have at the moment",
+    nn.modules.dropout._DropoutNd: "draws from the random state of its process",  # pyright: ignore
+}
 
 
 class ImageClassifier(pl.LightningModule):
@@ -55,6 +62,7 @@ class ImageClassifier(pl.LightningModule):
         self.metrics = EvaluationMetrics(NUM_CLASSES)
         self.on_step_end: Callable[[Batch, torch.Tensor], None] = lambda batch, loss: None
         self.measured: dict[str, Any] = {}
+        self._summation = _summation(config)
         self._counted: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
@@ -78,7 +86,10 @@ class ImageClassifier(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over the network's weights; its learning rate is set at every step."""
         self.weights = FlatWeights(self.network)
-        return build_optimizer(self.weights.vector, self.config.optimizer)
+        optimizer = build_optimizer(self.weights.vector, self.config.optimizer)
+        if self.config.training.is_same_on_any_workers:
+            refuse_what_depends_on_workers(self.network, optimizer)
+        return optimizer
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from the start of the run."""
@@ -98,7 +109,7 @@ class ImageClassifier(pl.LightningModule):
 
     def learn(self, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """One optimizer step over one global batch; its mean loss, a scalar, detached."""
-        loss, self.weights.vector.grad = self._combined(batch, *self._loss_and_gradient(batch))
+        loss, self.weights.vector.grad = self._combined(list(batch.pieces()))
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(batch.step)
         optimizer.step()
@@ -106,24 +117,34 @@ class ImageClassifier(pl.LightningModule):
             self.average.update_parameters(self.network)
         return loss
 
-    def _combined(
-        self, batch: Batch, loss: torch.Tensor, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add up what each worker adds to the loss and to the gradient: the one place that does.
+    def _combined(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
+        """All workers' pieces, added up to the batch's mean loss and gradient: here alone.
 
         The running statistics of batch norm are averaged on the way, so that after every step all
         workers hold the same state.
         """
-        if self.workers.count > 1:
-            statistics = self.weights.statistics
-            parts = [gradient, statistics * batch.share, loss]
-            gradient, average, loss = self.workers.add_up(parts)
-            statistics.copy_(average)
+        if pieces[0].share == 1:  # It is the batch: there is nothing to add.
+            return self._sum_over_shards(pieces[0])
+        parts = self._parts(pieces)
+        gradient, statistics, loss = self.workers.add_up(parts, self._summation)
+        self.weights.statistics.copy_(statistics)
         return loss, gradient
 
-    def _loss_and_gradient(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What this worker adds to the batch's mean loss, a scalar, and to its gradient."""
-        parts = map(self._part_of_shard, batch.shards())
+    def _parts(self, pieces: Sequence[Piece]) -> Iterator[list[torch.Tensor]]:
+        """What each piece adds to its batch's gradient, running statistics and mean loss.
+
+        Each begins with the statistics of the step before.
+        """
+        before = self.weights.seen() if len(pieces) > 1 else None
+        for piece in pieces:
+            if before is not None:
+                self.weights.forget_since(before)
+            loss, gradient = self._sum_over_shards(piece)
+            yield [gradient, self.weights.statistics * piece.share, loss]
+
+    def _sum_over_shards(self, piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a piece adds to its batch's mean loss, a scalar, and to its gradient."""
+        parts = map(self._part_of_shard, piece.shards)
         loss, gradient = next(parts)
         for shard_loss, shard_gradient in parts:
             loss += shard_loss
@@ -202,6 +223,33 @@ def build_optimizer(vector: nn.Parameter, config: OptimizerConfig) -> torch.opti
                 weight_decay=config.weight_decay,
                 fused=True,
             )
+
+
+def refuse_what_depends_on_workers(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Make sure that a step is decided by its shards alone, each computed by itself.
+
+    Raises:
+        UsageError: a layer, or the optimizer, asks for more.
+    """
+    reasons = [
+        f"layer {name!r} ({type(layer).__name__}) {why}"
+        for name, layer in network.named_modules()
+        for kind, why in _BEYOND_A_SHARD.items()
+        if isinstance(layer, kind)
+    ]
+    if isinstance(optimizer, torch.optim.LBFGS):
+        reasons.append("the optimizer (LBFGS) computes the loss of the whole batch again")
+    if reasons:
+        raise UsageError(
+            f"training.reproducible=across-workers cannot hold, since {'; '.join(reasons)}: leave"
+            " that out, or set training.reproducible=same-workers"
+        )
+
+
+def _summation(config: RunConfig) -> Summation:
+    if config.training.is_same_on_any_workers:
+        return OverTree(config.training.shards, config.workers.count)
+    return InTurn(config.workers.count)
 
 
 def _running_average(network: nn.Module, decay: float) -> AveragedModel | None:

@@ -1,17 +1,18 @@
 """The processes that train one run together, and all that they say to each other.
 
-Whatever is added up here has one layout from the first step to the last, so that the same number of
-workers gives the same bits, resumed or not.
+Whatever is added up here has one layout and one order from the first step to the last, so that the
+same number of workers gives the same bits, resumed or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from distcnn.collectives import Collectives
+from distcnn.summation import Summation
 
 
 @dataclass
@@ -57,18 +58,33 @@ class Workers:
             wish = torch.tensor([float(self._wishes_to_stop)], device=device)
             self._carried = self.gather(wish).sum()
 
-    def add_up(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The sum over all workers of each of some float32 tensors on one device.
+    def add_up(
+        self, pieces: Iterable[Sequence[torch.Tensor]], summation: Summation
+    ) -> list[torch.Tensor]:
+        """The sum over all workers' pieces of each of some float32 tensors on one device.
 
         They travel as one vector, and a wish to stop travels with them.
+
+        Args:
+            pieces: of this worker, each taken when it is needed.
+            summation: the order.
         """
-        if self.count == 1:
-            return list(parts)
-        wish = parts[0].new_full((1,), float(self._wishes_to_stop))
-        message = torch.cat([*(part.reshape(-1) for part in parts), wish])
-        total = self._joined_by.add_up(message)
-        *sums, self._carried = total.split([*(part.numel() for part in parts), 1])
-        return [each.view_as(part) for each, part in zip(sums, parts, strict=True)]
+        shapes: list[torch.Size] = []
+
+        def vectors() -> Iterator[torch.Tensor]:
+            wish = float(self._wishes_to_stop)
+            for parts in pieces:
+                shapes[:] = [part.shape for part in parts]
+                flat = [part.reshape(-1) for part in parts]
+                yield torch.cat([*flat, flat[0].new_full((1,), wish)])
+                wish = 0.0
+
+        rows = summation.add_own(self.rank, vectors())
+        total = rows[0] if self.count == 1 else self._joined_by.add_up(rows, summation)
+        *sums, carried = total.split([*(shape.numel() for shape in shapes), 1])
+        if self.count > 1:
+            self._carried = carried
+        return [each.view(shape) for each, shape in zip(sums, shapes, strict=True)]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """All workers' rows, `(n, ...)` each and n its own, in the order of their ranks."""

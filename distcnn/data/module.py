@@ -11,7 +11,8 @@ import torch
 from distcnn.config import RunConfig
 from distcnn.data.augmentation import augment, sample_bits
 from distcnn.data.dataset import Dataset
-from distcnn.data.order import divide, shard_slices
+from distcnn.data.order import Part, divide, part_of
+from distcnn.division import even_slices
 from distcnn.workers import Workers
 
 # Images evaluated at once: a constant, so that neither a machine nor the number of workers, which
@@ -58,6 +59,16 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Shards that are added up in turn."""
+
+    shards: Iterator[Shard]
+    """In order, each made when it is asked for."""
+    share: float
+    """Of the global batch's images."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """A worker's part of one step's images, still as bytes; made ready shard by shard."""
 
@@ -65,20 +76,20 @@ class Batch:
     """Since the start of the run, from 0."""
     pixels: torch.Tensor
     labels: torch.Tensor
-    num_shards: int
+    part: Part
+    """What of the global batch this is, and how it is cut into shards."""
     global_size: int
     """Images of this step over all workers."""
 
-    @property
-    def share(self) -> float:
-        """Of the global batch's images."""
-        return len(self.labels) / self.global_size
+    def pieces(self) -> Iterator[Piece]:
+        """The pieces in order."""
+        for shards in self.part.pieces:
+            num_images = shards[-1].stop - shards[0].start
+            yield Piece(map(self._shard, shards), num_images / self.global_size)
 
-    def shards(self) -> Iterator[Shard]:
-        """The shards in order, each made when it is asked for."""
-        for piece in shard_slices(len(self.labels), self.num_shards):
-            labels = self.labels[piece]
-            yield Shard(to_float(self.pixels[piece]), labels, len(labels) / self.global_size)
+    def _shard(self, images: slice) -> Shard:
+        labels = self.labels[images]
+        return Shard(to_float(self.pixels[images]), labels, len(labels) / self.global_size)
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -121,9 +132,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Cut out an epoch's batches from a step on; its order crosses to the device once."""
-        data, order, workers = self._config.data, self.order, self._workers
-        part = shard_slices(order.global_batch_size, workers.count)[workers.rank]
-        epoch_ids = torch.from_numpy(order.epoch_ids(epoch)[:, part]).to(self._device)
+        data, order = self._config.data, self.order
+        part = part_of(self._config, self._workers.rank)
+        epoch_ids = torch.from_numpy(order.epoch_ids(epoch)[:, part.images]).to(self._device)
         for step in range(first_step, order.steps_per_epoch):
             ids = epoch_ids[step]
             pixels, labels = self._official_train.take(ids)
@@ -134,7 +145,7 @@ class ImageDataModule(pl.LightningDataModule):
                 step=epoch * order.steps_per_epoch + step,
                 pixels=pixels,
                 labels=labels,
-                num_shards=self._config.num_shards_per_worker,
+                part=part,
                 global_size=order.global_batch_size,
             )
 
@@ -175,7 +186,7 @@ class EvaluationLoader:
     def __init__(self, images: Images, workers: Workers) -> None:
         pixels = images.pixels.split(_EVALUATION_BATCH_SIZE)
         labels = images.labels.split(_EVALUATION_BATCH_SIZE)
-        mine = shard_slices(len(pixels), workers.count)[workers.rank]
+        mine = even_slices(len(pixels), workers.count)[workers.rank]
         self._batches = list(zip(pixels[mine], labels[mine], strict=True))
         if not self._batches:  # Lightning skips an evaluation without batches, its end included.
             self._batches = [(images.pixels[:0], images.labels[:0])]

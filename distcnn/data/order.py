@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import RunConfig
+from distcnn.division import even_slices, share
 from distcnn.errors import UsageError
 
 Ids = NDArray[np.int64]
@@ -54,9 +54,9 @@ def split(labels: NDArray[np.uint8], seed: int, num_train: int | None, num_val: 
     for label in range(num_classes):
         members = np.flatnonzero(labels == label)
         members = members[permutation(seed, _Purpose.SPLIT, label, len(members))]
-        val_share = _share(num_val, label, num_classes)
+        val_share = share(num_val, label, num_classes)
         train_share = (
-            len(members) - val_share if num_train is None else _share(num_train, label, num_classes)
+            len(members) - val_share if num_train is None else share(num_train, label, num_classes)
         )
         if train_share < 1 or val_share + train_share > len(members):
             remedy = (
@@ -72,11 +72,6 @@ def split(labels: NDArray[np.uint8], seed: int, num_train: int | None, num_val: 
         val.append(members[:val_share])
         train.append(members[val_share : val_share + train_share])
     return Split(train=np.sort(np.concatenate(train)), val=np.sort(np.concatenate(val)))
-
-
-def _share(total: int, index: int, parts: int) -> int:
-    """The size of part `index` when `total` is cut into parts that differ by one at most."""
-    return total // parts + (index < total % parts)
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,30 @@ def divide(train_labels: NDArray[np.uint8], config: RunConfig) -> tuple[SampleOr
     return order, parts.val
 
 
-def shard_slices(batch_size: int, num_shards: int) -> list[slice]:
-    """Cut a batch into consecutive shards whose sizes differ by one at most."""
-    sizes = [_share(batch_size, index, num_shards) for index in range(num_shards)]
-    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+@dataclass(frozen=True)
+class Part:
+    """What one worker has of each global batch."""
+
+    images: slice
+    """Of the batch's."""
+    pieces: tuple[tuple[slice, ...], ...]
+    """Its shards, as slices of its images. Those of a piece are added up in turn, and begin with
+    what the one before has left in batch norm's statistics; each piece begins anew."""
+
+
+def part_of(config: RunConfig, rank: int) -> Part:
+    """The part of a worker, by its rank.
+
+    Where runs are to be the same on any number of workers, it has whole shards of the batch, of
+    which each is a piece. Else it has a share of the batch, cut into shards, in one piece.
+    """
+    size, num_workers = config.training.global_batch_size, config.workers.count
+    if not config.training.is_same_on_any_workers:
+        images = even_slices(size, num_workers)[rank]
+        shards = even_slices(images.stop - images.start, config.num_shards_per_worker)
+        return Part(images, (tuple(shards),))
+    num_shards = config.training.shards
+    shards = even_slices(size, num_shards)[even_slices(num_shards, num_workers)[rank]]
+    first = shards[0].start
+    own = [slice(shard.start - first, shard.stop - first) for shard in shards]
+    return Part(slice(first, shards[-1].stop), tuple((shard,) for shard in own))

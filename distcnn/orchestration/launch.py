@@ -5,15 +5,14 @@ from __future__ import annotations
 # First imported while another thread forks, it has that thread release a lock it never took.
 import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport]
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.findings import Finding, any_failed, print_findings
@@ -83,15 +82,13 @@ def _go_on(
     config = _with_what_was_decided(config, run.read_config())
     results = run.read_results()
     is_finished = results is not None and results["status"] == "completed"
-    if is_finished and run.read_config() == config:
+    if is_finished and run.read_config().identity == config.identity:
         watcher.note("This run is finished: there is nothing left to do, and nothing was done")
         return RunResult(run, results or {})
     with on_cluster(config, watcher, address, run.path.parent) as (connected, decided):
         recorded = run.read_config()
-        # How failures are met is no part of a result, and may be decided anew.
-        asked = decided.config.with_values(recovery=recorded.recovery.model_dump())
-        if asked != recorded:
-            differing = ", ".join(_differences(recorded, asked))
+        if decided.config.identity != recorded.identity:
+            differing = ", ".join(_differences(recorded.identity, decided.config.identity))
             raise UserError(
                 f"{run.path} holds a run of another config (other: {differing}); go on with it as"
                 f" it is (distcnn resume {run.path}), or name another --run-dir"
@@ -103,6 +100,8 @@ def _go_on(
             from distcnn.training import provenance
 
             provenance.check_same_ground(run, recorded, decided.ground, watcher.note)
+            if decided.config != recorded:  # In what has no part in the result.
+                run.write_config(decided.config)
             return _supervise(run, decided, lease, connected, watcher)
 
 
@@ -112,7 +111,10 @@ def _with_what_was_decided(config: RunConfig, recorded: RunConfig) -> RunConfig:
     workers = config.workers
     return config.with_values(
         data={"source": recorded.data.source if source == "auto" else source},
-        training={"precision": recorded.training.precision if precision == "auto" else precision},
+        training={
+            "precision": recorded.training.precision if precision == "auto" else precision,
+            "num_shards": config.training.shards,
+        },
         workers={
             "cpus": recorded.workers.cpus if workers.cpus is None else workers.cpus,
             "gpus": recorded.workers.gpus if workers.gpus is None else workers.gpus,
@@ -121,14 +123,15 @@ def _with_what_was_decided(config: RunConfig, recorded: RunConfig) -> RunConfig:
     )
 
 
-def _differences(one: RunConfig, other: RunConfig) -> list[str]:
-    """The dotted fields in which two configs differ."""
-    left, right = one.to_plain(), other.to_plain()
-    return [
-        path
-        for path in config_file.field_paths()
-        if config_file.value_at(left, path) != config_file.value_at(right, path)
-    ]
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted fields in which what decides two results differs."""
+    for name in one:
+        if isinstance(one[name], dict):
+            yield from (
+                f"{name}.{key}" for key in one[name] if one[name][key] != other[name].get(key)
+            )
+        elif one[name] != other[name]:
+            yield name
 
 
 def preflight(
@@ -247,7 +250,7 @@ def _workers_decided(config: RunConfig, nodes: Sequence[Node]) -> RunConfig:
     )
     if workers.gpus is None:
         with_gpus = decided.with_values(workers={"gpus": 1})
-        if capacity(Request.of(with_gpus.workers), nodes) >= workers.count:
+        if capacity(Request.of(with_gpus.workers), nodes) >= workers.least:
             return with_gpus
     return decided
 

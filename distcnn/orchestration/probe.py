@@ -157,18 +157,20 @@ class ProbeWorker:
         import torch
 
         from distcnn.orchestration.meeting import find_store, join
+        from distcnn.summation import InTurn
 
         torch.set_num_threads(threads)
         count = len(pids)
         store = self._store or find_store(address, count)
         together = join(store, self._rank, pids, use_gpu=use_gpu, on_one_host=on_one_host)
         vector = torch.empty(_MEASURED_BYTES // 4, device="cuda" if use_gpu else "cpu")
+        in_turn = InTurn(count)
         rounds, began, elapsed = -1, 0.0, 0.0  # The first one does not count: it sets up.
         while True:
             # The first worker looks at the clock for all, and adds what it sees.
             goes_on = self._rank == 0 and elapsed < _MEASURED_SECONDS
             vector.fill_(1.0)[-1] = float(goes_on)
-            total = together.add_up(vector)
+            total = together.add_up([vector], in_turn)
             is_last = not total[-1].item()
             rounds += 1
             began = began or time.perf_counter()

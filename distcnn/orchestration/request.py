@@ -37,7 +37,7 @@ class Request:
 
     @classmethod
     def of(cls, workers: WorkersConfig) -> Request:
-        """What a resolved config asks for."""
+        """What a resolved config asks for: of an elastic run, what it needs to go on."""
         assert workers.cpus is not None, "the config is resolved before resources are asked for"
         resources: dict[str, float] = {"CPU": workers.cpus}
         if workers.gpus:
@@ -45,7 +45,7 @@ class Request:
         if workers.accelerator_type:
             resources[f"accelerator_type:{workers.accelerator_type}"] = 0.001
         labels = workers.label_selector
-        return cls(workers.count, resources, workers.placement.upper(), labels)
+        return cls(workers.least, resources, workers.placement.upper(), labels)
 
     def __str__(self) -> str:
         return f"{_plural(self.count, 'worker')} of {describe(self.resources)}" + (
@@ -159,7 +159,7 @@ def render(config: RunConfig, address: str | None) -> str:
     workers = config.workers
     asked: dict[str, object] = {
         "address": address or "none: a Ray of its own on this machine",
-        "workers": workers.count,
+        "workers": f"{workers.min} to {workers.max}" if workers.is_elastic else workers.count,
         "resources_per_worker": {
             "CPU": workers.cpus or _by_default(address),
             "GPU": "1 where there is one for each" if workers.gpus is None else workers.gpus,

@@ -266,6 +266,18 @@ def alive_nodes() -> list[Node]:
     ]
 
 
+def free_nodes() -> list[Node]:
+    """The nodes that will stay, by what nobody uses of their resources at the moment."""
+    from ray._private.state import available_resources_per_node
+
+    free, going = available_resources_per_node(), draining_nodes()
+    return [
+        Node(node.id, node.host, free.get(node.id, {}), node.labels)
+        for node in alive_nodes()
+        if node.id not in going
+    ]
+
+
 def draining_nodes() -> set[str]:
     """The nodes that are about to be taken away, by their id."""
     from ray._private.state import state

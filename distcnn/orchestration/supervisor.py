@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.orchestration import session
 from distcnn.orchestration.assignment import Assignment, Purpose
+from distcnn.orchestration.elastic import num_more, wait_for_room, with_count
 from distcnn.orchestration.failures import Budget, Failure
 from distcnn.orchestration.group import Group
 from distcnn.orchestration.mailbox import Digest, Mailbox, opened, relay
-from distcnn.orchestration.request import Request
-from distcnn.orchestration.room import reserved
 from distcnn.progress import LaunchWatcher, WorkersReport
 from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, RunResult
@@ -25,9 +25,12 @@ from distcnn.training.control import Control, Decision
 from distcnn.training.provenance import Ground
 
 PREEMPTED = "preempted"
+GROWN = "there is room for more workers"
 _LOOK_EVERY_SECONDS = 0.2
 # Ray's processes may share the cores with the workers: a question costs them time.
 _ASK_RAY_EVERY_SECONDS = 1.0
+# Room for more workers has to be seen twice: others may be about to take it.
+_LOOK_FOR_ROOM_EVERY_SECONDS = 3.0
 # For workers to save and stop when they are asked to.
 _STOPPING_SECONDS = 60.0
 
@@ -69,17 +72,15 @@ def supervise(job: Job) -> RunResult:
     patience = job.config.recovery.wait_for_workers_seconds
     waiting_since = job.started
     fence = job.lease.fence
+    count = 0
     while True:
         try:
             _leave_on_signal(job.control)
-            with reserved(
-                Request.of(job.config.workers),
-                patience,
-                lambda: _leave_on_signal(job.control),
-                job.watcher,
-            ):
-                pass  # Ray Train reserves it again, for the workers themselves.
-            attempt = _Attempt(job, budget.num_restarts)
+            leave = partial(_leave_on_signal, job.control)
+            num_before, count = count, wait_for_room(job.config, patience, leave, job.watcher)
+            if num_before and count != num_before:
+                _record_resize(job, num_before, count)
+            attempt = _Attempt(job, count, budget.num_restarts)
             ended = attempt.run(waiting_since)
             asked = job.control.decide(0)
         except _StoppedEarlyError as stopped:
@@ -101,11 +102,14 @@ def supervise(job: Job) -> RunResult:
             why = ended.what
         elif (ended["status"], ended["reason"], asked.action) == ("stopped", PREEMPTED, "continue"):
             refusal, cause, why = budget.refuse_preemption(), "preemption", "a node is taken away"
+        elif (ended["status"], ended["reason"], asked.action) == ("stopped", GROWN, "continue"):
+            refusal, cause, why = None, "resize", GROWN
         else:
             stopped_by = asked.signal_number if ended["status"] == "stopped" else None
             return RunResult(job.run, ended, stopped_by)
         waiting_since = time.time()
-        _record_failure(job, cause, why)
+        if cause != "resize":
+            _record_failure(job, cause, why)
         if refusal is not None:
             return _give_up(job, "failed", refusal)
         # From here on, nothing that workers of the attempt before may still write is read.
@@ -116,7 +120,6 @@ def supervise(job: Job) -> RunResult:
             f"{headline}: starting again from step {_committed_step(job.run)}"
             f" (restart {budget.num_restarts})"
         )
-        count = job.config.workers.count
         job.watcher.workers(WorkersReport(0, count, budget.num_restarts))
 
 
@@ -129,8 +132,9 @@ def _leave_on_signal(control: Control) -> None:
 class _Attempt:
     """One group of workers, watched from its start to its end."""
 
-    def __init__(self, job: Job, restarts: int) -> None:
+    def __init__(self, job: Job, count: int, restarts: int) -> None:
         self._job = job
+        self._config = with_count(job.config, count)
         self._restarts = restarts
         self._last = Digest()
         self._last_epoch = 0
@@ -138,6 +142,8 @@ class _Attempt:
         self._is_preempted = False
         self._signalled_at: float | None = None
         self._looked_at = 0.0
+        self._looked_for_room_at = time.monotonic()
+        self._has_seen_room = False
 
     def run(self, waiting_since: float) -> dict[str, Any] | Failure:
         """Start, then watch until the group ends; the results, or what went wrong."""
@@ -145,7 +151,7 @@ class _Attempt:
         step = _committed_step(job.run)
         with opened(ray.util.get_node_ip_address(), step) as (mailbox, address):
             assignment = Assignment(
-                config=job.config.to_plain(),
+                config=self._config.to_plain(),
                 run=job.run,
                 fence=fence,
                 data_sha256=job.ground.data_sha256,
@@ -155,7 +161,7 @@ class _Attempt:
             )
             # New for each attempt: Ray Train would go on with a name it knows.
             name = f"{job.config.name}-{fence.attempt:06d}-{time.time_ns()}"
-            with Group(name, job.config.workers, job.folder, assignment) as group:
+            with Group(name, self._config.workers, job.folder, assignment) as group:
                 while not group.wait(_LOOK_EVERY_SECONDS):
                     self._listen(mailbox)
                     self._pass_on_wishes(mailbox)
@@ -182,7 +188,7 @@ class _Attempt:
                 self._last_epoch = message.arguments["epoch"]
         relay(digest.messages, self._job.watcher)
         if digest.alive:
-            count = self._job.config.workers.count
+            count = self._config.workers.count
             report = WorkersReport(digest.alive, count, self._restarts)
             if report != self._shown:
                 self._shown = report
@@ -200,11 +206,26 @@ class _Attempt:
             elif not self._is_preempted and self._loses_a_node(now):
                 self._is_preempted = True
                 mailbox.wish_to_stop(PREEMPTED)
+            elif not self._is_preempted and self._can_grow(now):
+                mailbox.wish_to_stop(GROWN)
         elif now - self._signalled_at > _STOPPING_SECONDS:
             raise UserError(
                 f"the workers did not save and stop within {_STOPPING_SECONDS:.0f} s; what was"
                 f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
             )
+
+    def _can_grow(self, now: float) -> bool:
+        workers, count = self._job.config.workers, self._config.workers.count
+        if not workers.is_elastic or count >= workers.count or not self._last.alive:
+            return False
+        if now - self._looked_for_room_at < _LOOK_FOR_ROOM_EVERY_SECONDS:
+            return False
+        self._looked_for_room_at = now
+        had_room, self._has_seen_room = self._has_seen_room, num_more(workers) > 0
+        if not (had_room and self._has_seen_room):
+            return False
+        self._job.watcher.note("There is room for more workers: saving, then going on with them")
+        return True
 
     def _loses_a_node(self, now: float) -> bool:
         if now - self._looked_at < _ASK_RAY_EVERY_SECONDS:
@@ -216,6 +237,12 @@ class _Attempt:
             where = ", ".join(sorted(hosts))
             self._job.watcher.note(f"{where} will be taken away: saving, then going on elsewhere")
         return bool(hosts)
+
+
+def _record_resize(job: Job, num_before: int, count: int) -> None:
+    attempt = job.lease.fence.attempt
+    job.run.append_event("resize", attempt=attempt, workers_before=num_before, workers=count)
+    job.watcher.note(f"Going on with {count} workers instead of {num_before}")
 
 
 def _record_failure(job: Job, cause: str, why: str) -> None:

@@ -99,6 +99,8 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
             f"{socket.gethostname()} has other data ({dataset.sha256[:12]}...) than this run is"
             f" trained on ({assignment.data_sha256[:12]}...); make the nodes' data alike"
         )
+    if config.training.is_same_on_any_workers:
+        provenance.check_same_kind(run, provenance.hardware(config))
     processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
     hosts = tuple(process.host for process in processes)
     place = Place(

@@ -85,6 +85,11 @@ def load(sweep: str, overrides: Sequence[str] = (), num_trials: int | None = Non
             errors.append(
                 "  training.early_stopping: scheduler = pbt needs members of equal length"
             )
+        if base.workers.is_elastic:
+            errors.append(
+                "  workers.min, workers.max: trials are compared, with as many workers each; set"
+                " workers.count"
+            )
         if errors:
             return config_file.refuse(errors, _WHAT)
         return Sweep(config, space, base)

@@ -102,14 +102,14 @@ class RunBooks(Books):
         self._fence.check()
         self._log.sync()
         self._tensorboard.sync()
-        self._checkpoints.commit(
+        record = self._checkpoints.commit(
             snapshot.encode(),
             epoch=counters.epoch,
             step=step,
             weights_sha256=weights_sha256(module.kept_network.state_dict()),
             val_accuracy=val_accuracy,
         )
-        self.event("checkpoint", step=step)
+        self.event("checkpoint", step=step, weights_sha256=record.weights_sha256)
 
     def close(self) -> None:
         """End the attempt's writing."""

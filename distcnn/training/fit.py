@@ -84,7 +84,7 @@ def _out_of_memory_remedy(config: RunConfig) -> str:
     training = config.training
     return (
         f"out of memory for a batch of {training.global_batch_size} images in"
-        f" {training.num_shards} shard(s). Start a new run with"
-        f" training.num_shards={2 * training.num_shards} or more: a batch takes the memory of one"
+        f" {training.shards} shard(s). Start a new run with"
+        f" training.num_shards={2 * training.shards} or more: a batch takes the memory of one"
         " of its shards; or lower training.global_batch_size"
     )

@@ -10,7 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +27,9 @@ from distcnn.run_directory.run import RunDirectory
 
 _PACKAGES = ("distcnn", "ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 
+# What decides, besides the config, which kernels run and how they cut their work.
+_KIND = ("cpu", "instruction_set", "l2_cache_kib", "gpu", "torch")
+_FURTHER_INSTRUCTIONS = ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
 
 Launcher = Literal["local", "ray", "sweep"]
 
@@ -96,14 +99,46 @@ def check_same_ground(
             f" ({ground.data_name}, {ground.data_sha256[:12]}...);"
             " set DISTCNN_DATA_DIR to the data it began with"
         )
+    others = list(_other_parts(before, ground.hardware))
+    if others and config.training.is_same_on_any_workers:
+        raise _another_kind(others, ground.hardware["host"])
+    for part, then, now in others:
+        notify(
+            f"This run began on another {part} ({then}, here {now}):"
+            " it goes on, but its last bits may differ from those of an undisturbed run"
+        )
+
+
+def check_same_kind(run: RunDirectory, hardware: Mapping[str, Any]) -> None:
+    """Make sure that a worker computes as the first one of its run did.
+
+    Raises:
+        UserError: its device or its torch is of another kind.
+    """
+    before = run.read_provenance()
+    others = list(_other_parts(before, hardware)) if before else []
+    if others:
+        raise _another_kind(others, hardware["host"])
+
+
+def _other_parts(
+    before: Mapping[str, Any], hardware: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """What may change the last bits: its name, as it was and as it is."""
     then = before["hardware"] | before["versions"]
-    now = ground.hardware | versions()
-    for part in ("cpu", "instruction_set", "gpu", "torch"):
-        if now[part] != then[part]:
-            notify(
-                f"This run began on another {part} ({then[part]}, here {now[part]}):"
-                " it goes on, but its last bits may differ from those of an undisturbed run"
-            )
+    now = {**hardware, **versions()}
+    for part in _KIND:
+        if now[part] != then.get(part, now[part]):
+            yield part, then[part], now[part]
+
+
+def _another_kind(others: Sequence[tuple[str, str, str]], host: str) -> UserError:
+    what = ", ".join(f"{part} {then}, there {now}" for part, then, now in others)
+    return UserError(
+        f"{host} is of another kind than what this run began on ({what}), and would give other"
+        " last bits, which training.reproducible=across-workers rules out; run it on the same"
+        " kind (workers.accelerator_type, workers.label_selector), or begin a run there"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -113,10 +148,8 @@ def versions() -> dict[str, str]:
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Identifies a resolved config, but for how failures are met: that is no part of a result."""
-    plain = config.to_plain()
-    del plain["recovery"]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """Identifies what decides the result of a resolved config."""
+    return hashlib.sha256(json.dumps(config.identity, sort_keys=True).encode()).hexdigest()
 
 
 def hardware(config: RunConfig) -> dict[str, Any]:
@@ -125,7 +158,8 @@ def hardware(config: RunConfig) -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "cpu": cpu_name(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": instruction_set(),
+        "l2_cache_kib": torch.cpu.get_capabilities().get("l2_cache_size", 0) // 1024,
         "cores": os.cpu_count(),
         "threads": config.workers.threads,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -136,6 +170,13 @@ def hardware(config: RunConfig) -> dict[str, Any]:
 def cpu_name() -> str:
     """The CPU as its maker calls it."""
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown")
+
+
+def instruction_set() -> str:
+    """The vector instructions of this CPU among which kernels choose: `AVX512 amx_bf16`."""
+    capabilities = torch.cpu.get_capabilities()
+    further = [name for name in _FURTHER_INSTRUCTIONS if capabilities.get(name)]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *further])
 
 
 def _git_revision() -> dict[str, Any] | None:

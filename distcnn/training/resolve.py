@@ -24,11 +24,12 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
     divide(dataset.train_labels, config)  # What does not fit is to be told before a run is made.
     workers = config.workers
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    gpus = int(num_gpus >= workers.count) if workers.gpus is None else workers.gpus
-    if gpus * workers.count > num_gpus:
+    gpus = int(num_gpus >= workers.least) if workers.gpus is None else workers.gpus
+    if gpus * workers.least > num_gpus:
         found = f"{num_gpus} GPU(s)" if num_gpus else "no GPU"
+        asked = f"workers.{'min' if workers.is_elastic else 'count'} = {workers.least}"
         raise UserError(
-            f"workers.gpus = {gpus} for workers.count = {workers.count}, but torch finds {found} on"
+            f"workers.gpus = {gpus} for {asked}, but torch finds {found} on"
             " this machine; `distcnn doctor` says more"
         )
     chosen = config.training.precision
@@ -36,8 +37,14 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
         device = torch.device("cuda" if gpus else "cpu")
         chosen, reason = precision.decide(config.model, device)
         watcher.note(f"Precision: {chosen}, since {reason}")
-    cpus = workers.cpus or share_of_cores(workers.count)
+    cpus = workers.cpus or _share_by_default(config)
     return with_decisions(config, dataset.name, chosen, cpus, gpus), dataset
+
+
+def _share_by_default(config: RunConfig) -> float:
+    # With as many threads, and so with the same bits, however many workers share the cores.
+    one = config.training.is_same_on_any_workers
+    return 1.0 if one else share_of_cores(config.workers.count)
 
 
 def share_of_cores(num_workers: int) -> float:
@@ -64,7 +71,7 @@ def with_decisions(
             "source": data_source,
             "directory": directory and str(directory.expanduser().absolute()),
         },
-        training={"precision": precision},
+        training={"precision": precision, "num_shards": config.training.shards},
         workers={"cpus": cpus, "gpus": gpus},
         storage={"directory": str(storage)},
     )

@@ -13,9 +13,10 @@ import psutil
 
 from tests.integration.runs import OVERRIDES, TIMEOUT_SECONDS, distcnn, events, wait_for
 
+WITHOUT_WORKERS = [override for override in OVERRIDES if not override.startswith("workers.")]
 # Three ranks on two cores; a batch that three do not divide.
 LAUNCHED = [
-    *(override for override in OVERRIDES if not override.startswith("workers.")),
+    *WITHOUT_WORKERS,
     "training.epochs=4",
     "workers.count=3",
     "workers.cpus=0.6",
@@ -78,6 +79,15 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The driver and all that it has started, with what those have started."""
     driver = psutil.Process(process.pid)
     return [driver, *driver.children(recursive=True)]
+
+
+def kill_9(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The driver alone; all that it leaves behind."""
+    everybody = family(process)
+    assert len(everybody) > 5
+    process.kill()
+    process.communicate()
+    return everybody
 
 
 def ips_listened_on(processes: list[psutil.Process]) -> set[str]:

@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from tests.integration.launches import (
     LAUNCHED,
+    WITHOUT_WORKERS,
     attempts,
     end,
     launch_command,
@@ -24,7 +25,15 @@ from tests.integration.launches import (
     times,
     wait_for_training,
 )
-from tests.integration.runs import assert_same_result, distcnn, finish, start, wait_for
+from tests.integration.runs import (
+    assert_same_result,
+    distcnn,
+    events,
+    finish,
+    start,
+    train_command,
+    wait_for,
+)
 
 # On nodes of two CPUs each, as Ray counts them: any two have room for three workers.
 ONE_CPU = "workers.cpus=1"
@@ -105,6 +114,43 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
     assert not {lost, going} & nodes_used(run, attempt=3)
     assert_same_result(run, undisturbed)
     cluster.remove_node(added[going], allow_graceful=False)
+
+
+def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path: Path) -> None:
+    """Then it loses both, waits, says why it ends, and goes on when nodes have come back."""
+    elastic = [
+        *("training.reproducible=across-workers", "training.epochs=60"),
+        *("training.checkpoint_every_steps=100", ONE_CPU),
+    ]
+    alone = tmp_path / "alone"
+    finish(train_command(alone, *elastic))
+    run = tmp_path / "run"
+    bounds = ["workers.min=2", "workers.max=4", "workers.label_selector={zone: elastic}"]
+    command = on(cluster, distcnn("launch", "article", *WITHOUT_WORKERS, *elastic, *bounds))
+    command += ["recovery.wait_for_workers_seconds=5", "--run-dir", str(run)]
+    nodes = [add_node(cluster, "elastic"), add_node(cluster, "elastic")]
+    process = start(command)
+    wait_for_training(run, process, attempt=1, num_saves=2)
+    lost_at = time.time()
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    wait_for_training(run, process, attempt=2, num_saves=1)
+    assert times(run, "first_step")[1] - lost_at < 45
+    came_at = time.time()
+    nodes.append(add_node(cluster, "elastic"))
+    wait_for_training(run, process, attempt=3, num_saves=1)
+    assert times(run, "first_step")[2] - came_at < 60
+    while nodes:
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+    output = end(process, expected=1)
+    assert "Waiting for 2 workers of 1 CPU on nodes with zone=elastic" in output
+    assert "did not become free within 5 s" in output
+    nodes = [add_node(cluster, "elastic")]
+    finish(on(cluster, distcnn("resume", run)))
+    assert [len(attempt["workers"]) for attempt in attempts(run)] == [4, 2, 4, 2]
+    resizes = [event for event in events(run) if event["event"] == "resize"]
+    assert [(each["workers_before"], each["workers"]) for each in resizes] == [(4, 2), (2, 4)]
+    assert_same_result(run, alone)
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
 
 
 def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_path: Path) -> None:

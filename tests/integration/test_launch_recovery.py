@@ -6,13 +6,11 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP
 
-import psutil
 import pytest
 
 from distcnn.run_directory.run import RunDirectory
@@ -24,6 +22,7 @@ from tests.integration.launches import (
     family,
     ips_listened_on,
     kill,
+    kill_9,
     launch_command,
     ray_folder,
     restarts,
@@ -102,15 +101,6 @@ def test_a_second_driver_is_refused_and_a_killed_one_followed(
     finish(distcnn("resume", run))
     assert_gone(second)
     assert_same_result(run, undisturbed)
-
-
-def kill_9(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The driver alone; all that it leaves behind."""
-    everybody = family(process)
-    assert len(everybody) > 5
-    process.kill()
-    process.communicate()
-    return everybody
 
 
 def test_signals_save_and_say_how_to_go_on(tmp_path: Path, undisturbed: Path) -> None:

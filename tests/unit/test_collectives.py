@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from distcnn import collectives
 from distcnn.collectives import GroupCollectives, HostCollectives, PeerError, host_memory_works
+from distcnn.summation import InTurn
 from tests.worker_processes import WorkerProcesses, fresh_store, join, pids_of
 
 needs_memory = pytest.mark.skipif(
@@ -57,13 +58,13 @@ def broadcast(rank: int, count: int, way: type, content: bytes | None) -> bytes 
 def add_up(rank: int, count: int, way: type, size: int, seed: int) -> list[torch.Tensor]:
     together = join(way, rank, count)
     vectors = [vector_of(rank, call, size, seed) for call in range(NUM_CALLS)]
-    return [together.add_up(vector).clone() for vector in vectors]
+    return [together.add_up([vector], InTurn(count)).clone() for vector in vectors]
 
 
 def use_and_drop(rank: int, count: int) -> list[str]:
     """What of the shared memory is still mapped or open once all have parted."""
     together = join(HostCollectives, rank, count)
-    together.add_up(torch.ones(1000))
+    together.add_up([torch.ones(1000)], InTurn(count))
     together.gather(torch.ones(10))
     together.close()
     del together
@@ -89,12 +90,12 @@ def can_share(rank: int, count: int, odd_one: int | None) -> bool:
 def wait_for_the_last(rank: int, count: int) -> str:
     """All but the last worker add up; what they are told after a while."""
     together = join(HostCollectives, rank, count)
-    together.add_up(torch.ones(10))
+    together.add_up([torch.ones(10)], InTurn(count))
     if rank == count - 1:
         return ""
     patience, collectives.TIMEOUT_SECONDS = collectives.TIMEOUT_SECONDS, 0.5
     try:
-        together.add_up(torch.ones(10))
+        together.add_up([torch.ones(10)], InTurn(count))
     except PeerError as error:
         return str(error)
     finally:

@@ -319,3 +319,57 @@ def test_batch_norm_needs_more_than_one_value_in_each_worker_s_shard():
         RunConfig().with_values(
             model=one_pixel, training={"global_batch_size": 4}, workers={"count": 4}
         )
+
+
+# The same result on any number of workers, and workers that come and go.
+
+
+def test_a_run_that_is_reproducible_across_workers_has_four_shards_unless_told():
+    assert RunConfig().training.shards == 1
+    across = RunConfig().with_values(training={"reproducible": "across-workers"})
+    assert across.training.shards == 4
+    assert across.with_values(training={"num_shards": 8}).training.shards == 8
+
+
+def test_each_worker_then_needs_a_shard():
+    training = {"reproducible": "across-workers", "num_shards": 3}
+    RunConfig().with_values(training=training, workers={"count": 3})
+    with pytest.raises(ValidationError, match=r"count = 4 exceeds training\.num_shards = 3"):
+        RunConfig().with_values(training=training, workers={"count": 4})
+
+
+def test_its_workers_are_no_part_of_its_identity_but_their_threads():
+    across = RunConfig().with_values(
+        training={"reproducible": "across-workers"}, workers={"cpus": 1, "gpus": 0}
+    )
+
+    def identity(**workers):
+        return across.with_values(workers=workers).identity
+
+    for workers in ({"count": 3}, {"cpus": 0.5}, {"min": 1, "max": 4, "count": 4}):
+        assert identity(**workers) == across.identity
+    assert identity(cpus=2) != across.identity
+    assert across.with_values(recovery={"max_failures": 9}).identity == across.identity
+    ordinary = RunConfig()
+    assert ordinary.with_values(workers={"count": 2}).identity != ordinary.identity
+
+
+def test_elastic_workers_have_two_bounds():
+    workers = RunConfig.from_plain({"workers": {"min": 2, "max": 4}}).workers
+    assert (workers.is_elastic, workers.least, workers.count) == (True, 2, 4)
+    assert not RunConfig().workers.is_elastic
+    assert RunConfig().workers.least == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ({"min": 2}, "set both, or count"),
+        ({"max": 2}, "set both, or count"),
+        ({"min": 3, "max": 2}, "min = 3 exceeds max = 2"),
+        ({"min": 1, "max": 2, "count": 1}, "set count, or min and max"),
+    ],
+)
+def test_bounds_that_do_not_go_together_are_refused(workers, message):
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.from_plain({"workers": workers})

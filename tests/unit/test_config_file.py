@@ -70,7 +70,7 @@ def test_article_adds_nothing_that_the_article_does_not_have():
     assert (config.schedule.name, config.schedule.warmup_fraction) == ("constant", 0)
     assert config.training.label_smoothing == 0
     assert config.training.average_weights == 0
-    assert config.training.num_shards == 1
+    assert config.training.shards == 1
     assert not config.evaluation.flip_average
 
 

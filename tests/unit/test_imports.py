@@ -16,8 +16,8 @@ PACKAGE = Path(distcnn.__file__).parent
 
 # Lowest first. A room (a module, or a folder of them) imports from lower levels, and from itself.
 LEVELS = (
-    {"distcnn", "errors", "geometry"},
-    {"s3_client"},
+    {"distcnn", "division", "errors", "geometry"},
+    {"s3_client", "summation"},
     {"object_store"},
     {"location"},
     {"config", "files", "collectives"},
@@ -37,12 +37,14 @@ LEVELS = (
     {"data", "run_directory"},
     {"module", "sweep"},
     {"training"},
-    {"orchestration", "summary", "doctor"},
+    {"comparison", "orchestration", "summary", "doctor"},
     {"cli"},
 )
 # What has to answer at once, on a machine that trains nothing.
 LIGHT = {
+    "comparison",
     "distcnn",
+    "division",
     "errors",
     "geometry",
     "s3_client",

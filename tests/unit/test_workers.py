@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from distcnn.collectives import GroupCollectives
+from distcnn.summation import InTurn
 from distcnn.workers import Workers
 from tests.worker_processes import WorkerProcesses
 
@@ -19,7 +20,7 @@ def answers(rank: int, count: int, who: int, at_call: int) -> tuple[list[bool], 
     for call in range(NUM_CALLS):
         if (rank, call) == (who, at_call):
             workers.wish_to_stop()
-        sums = workers.add_up([torch.full((2, 3), float(rank)), torch.tensor(1.0)])
+        sums = workers.add_up([[torch.full((2, 3), float(rank)), torch.tensor(1.0)]], InTurn(count))
         agreed.append(workers.agree_to_stop())
     return agreed, sums
 
@@ -44,13 +45,13 @@ def test_without_a_wish_nobody_stops_and_the_sums_are_in_their_shapes(
 def told_without_a_step(rank: int, count: int, way: type, who: int) -> list[bool]:
     """Whether the workers agree to stop between two steps: before the wish is told, and after."""
     workers = Workers(rank, count, way())
-    workers.add_up([torch.ones(1000)])
+    workers.add_up([[torch.ones(1000)]], InTurn(count))
     if rank == who:
         workers.wish_to_stop()
     before = workers.agree_to_stop()
     workers.tell_wishes(torch.device("cpu"))
     after = workers.agree_to_stop()
-    workers.add_up([torch.ones(1000)])
+    workers.add_up([[torch.ones(1000)]], InTurn(count))
     return [before, after, workers.agree_to_stop()]
 
 
@@ -65,7 +66,7 @@ def test_a_worker_that_is_alone_needs_nobody() -> None:
     rows = torch.rand(4, 2)
     assert workers.is_first
     assert workers.gather(rows) is rows
-    assert workers.add_up([rows]) == [rows]
+    assert torch.equal(workers.add_up([[rows]], InTurn(1))[0], rows)
     assert workers.broadcast(b"content") == b"content"
     assert not workers.agree_to_stop()
     workers.wish_to_stop()

@@ -71,10 +71,16 @@ def test_the_number_of_shards_does_not_change_the_batches(build):
     )
 
 
+def shards_of(batch):
+    return [shard for piece in batch.pieces() for shard in piece.shards]
+
+
+@pytest.mark.parametrize("reproducible", ["same-workers", "across-workers"])
 @pytest.mark.parametrize("num_shards", [1, 5, 12])
-def test_the_shards_in_order_are_the_batch(build, num_shards):
-    [batch, *_] = batches_from(build(training={"num_shards": num_shards}))
-    shards = list(batch.shards())
+def test_the_shards_in_order_are_the_batch(build, num_shards, reproducible):
+    training = {"num_shards": num_shards, "reproducible": reproducible}
+    [batch, *_] = batches_from(build(training=training))
+    shards = shards_of(batch)
     assert len(shards) == num_shards
     assert torch.equal(torch.cat([shard.images for shard in shards]), to_float(batch.pixels))
     assert torch.equal(torch.cat([shard.labels for shard in shards]), batch.labels)
@@ -82,7 +88,15 @@ def test_the_shards_in_order_are_the_batch(build, num_shards):
 
 def test_a_shard_s_share_is_that_of_its_images(build):
     [batch, *_] = batches_from(build(training={"num_shards": 5}))
-    assert [shard.share for shard in batch.shards()] == [3 / 12, 3 / 12, 2 / 12, 2 / 12, 2 / 12]
+    assert [shard.share for shard in shards_of(batch)] == [3 / 12, 3 / 12, 2 / 12, 2 / 12, 2 / 12]
+
+
+def test_each_shard_is_a_piece_where_a_run_is_reproducible_across_workers(build):
+    training = {"num_shards": 5, "reproducible": "across-workers"}
+    [batch, *_] = batches_from(build(training=training))
+    assert [piece.share for piece in batch.pieces()] == [3 / 12, 3 / 12, 2 / 12, 2 / 12, 2 / 12]
+    [ordinary, *_] = batches_from(build(training={"num_shards": 5}))
+    assert [piece.share for piece in ordinary.pieces()] == [1.0]
 
 
 def test_bytes_become_numbers_from_0_to_1():
@@ -146,7 +160,8 @@ def test_the_workers_parts_in_order_are_the_batch(build, build_all, count, step)
         assert {part.global_size for part in parts} == {12}
         sizes = [len(part.labels) for part in parts]
         assert max(sizes) - min(sizes) <= 1
-        assert sum(part.share for part in parts) == pytest.approx(1)
+        shares = [piece.share for part in parts for piece in part.pieces()]
+        assert sum(shares) == pytest.approx(1)
         assert torch.equal(torch.cat([part.pixels for part in parts]), batch.pixels)
         assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
@@ -155,7 +170,7 @@ def test_the_workers_parts_in_order_are_the_batch(build, build_all, count, step)
 def test_the_workers_shards_together_weigh_one(build_all, count):
     training = {"global_batch_size": 17, "num_shards": 4}
     firsts = [batches_from(data)[0] for data in build_all(count, training=training)]
-    shards = [list(batch.shards()) for batch in firsts]
+    shards = [shards_of(batch) for batch in firsts]
     assert {len(of_worker) for of_worker in shards} == {-(-4 // count)}
     every = [shard for of_worker in shards for shard in of_worker]
     assert all(shard.share == len(shard.labels) / 17 for shard in every)

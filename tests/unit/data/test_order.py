@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.data.order import SampleOrder, permutation, shard_slices, split
+from distcnn.data.order import SampleOrder, permutation, split
+from distcnn.division import even_slices
 from distcnn.errors import UsageError
 
 LABELS = np.tile(np.arange(10, dtype=np.uint8), 60)
@@ -140,7 +141,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_a_remedy():
 @given(batch_size=st.integers(1, 1000), num_shards=st.integers(1, 64))
 def test_shards_cover_a_batch_in_sizes_that_differ_by_one_at_most(batch_size, num_shards):
     batch = list(range(batch_size))
-    shards = [batch[piece] for piece in shard_slices(batch_size, num_shards)]
+    shards = [batch[piece] for piece in even_slices(batch_size, num_shards)]
     assert len(shards) == num_shards
     assert list(itertools.chain(*shards)) == batch
     assert max(map(len, shards)) - min(map(len, shards)) <= 1

@@ -116,6 +116,11 @@ def test_what_does_not_go_together_is_refused(load, fields, told):
     assert told in str(error.value)
 
 
+def test_elastic_workers_are_refused(load):
+    with pytest.raises(ConfigError, match="trials are compared, with as many workers each"):
+        load("workers.min=1", "workers.max=2")
+
+
 def test_overrides_reach_the_sweep_or_its_base(load):
     sweep = load("num_trials=3", "scheduler=asha", "scheduler.grace_epochs=2", "training.epochs=5")
     assert sweep.config.num_trials == 3

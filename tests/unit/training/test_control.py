@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from distcnn.collectives import GroupCollectives
+from distcnn.summation import InTurn, Summation
 from distcnn.training.control import CONTINUE, Control, Decision, InterruptedNow
 from distcnn.workers import Workers
 
@@ -84,8 +86,8 @@ class Summed(GroupCollectives):
     def __init__(self, num_wishing: int) -> None:
         self._num_wishing = num_wishing
 
-    def add_up(self, vector: torch.Tensor) -> torch.Tensor:
-        return vector.new_tensor([2.0, float(self._num_wishing)])
+    def add_up(self, rows: Sequence[torch.Tensor], summation: Summation) -> torch.Tensor:
+        return rows[0].new_tensor([2.0, float(self._num_wishing)])
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.new_tensor([float(rank < self._num_wishing) for rank in range(2)])
@@ -100,7 +102,7 @@ def two_workers_after_a_step(*wishing: int, listen_every_steps: int = 1) -> tupl
         if rank in wishing:
             control.request_stop("SIGTERM", signal.SIGTERM)
             assert control.decide(0).action == "continue"  # The others do not know of it yet.
-        workers.add_up([torch.ones(1)])
+        workers.add_up([[torch.ones(1)]], InTurn(2))
         controls.append(control)
     return controls[0], controls[1]
 

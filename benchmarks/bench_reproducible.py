@@ -1,0 +1,200 @@
+"""`make bench-reproducible`: what it costs that a run is the same on any number of workers.
+
+Contenders are taken in turn. Prints the table of docs/reproducible.md and leaves every number in
+`benchmarks/results_reproducible.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from benchmarks.bench import machine, say, spread
+from benchmarks.bench_ray import run_to_its_end
+from distcnn.collectives import GroupCollectives
+from distcnn.summation import OverTree, Summation
+from tests.worker_processes import WorkerProcesses
+
+RESULTS = Path(__file__).with_name("results_reproducible.json")
+_PARTS = ("throughput", "bytes", "accuracy")
+_ACROSS = "training.reproducible=across-workers"
+_SHARDS = (2, 4, 8)
+_COUNTS = (2, 3, 4, 6, 8, 12, 16, 32, 48, 64, 100, 128, 256, 512, 768, 1000, 1024)
+_COUNTED = (2, 3, 4)
+# Of the article's network: its weights, its running statistics, the loss, a wish to stop.
+_VECTOR_SIZE = 29_034 + 96 + 2
+# Student's t for a two-sided 95 % interval, by the number of pairs.
+_T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+def main() -> None:
+    """Measure, save, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of the throughputs")
+    parser.add_argument("--seeds", type=int, default=5, help="of the accuracies, of each mode")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
+    options = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
+    if results.get("machine") != machine():
+        results = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["DISTCNN_CACHE_DIR"] = f"{scratch}/cache"
+        folder = Path(scratch)
+        for part in options.parts:
+            if part == "throughput":
+                results[part] = throughput(options.rounds, folder)
+            elif part == "bytes":
+                results[part] = bytes_of_a_step(folder)
+            else:
+                results[part] = accuracy(options.seeds, folder)
+            results["when"] = datetime.now(UTC).isoformat(timespec="seconds")
+            RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if all(part in results for part in _PARTS):
+        print(table(results))
+
+
+def throughput(rounds: int, scratch: Path) -> dict[str, dict[str, list[float]]]:
+    """Training images per second of the article's recipe, ordinary and by numbers of shards."""
+    modes: dict[str, list[str]] = {"ordinary": []}
+    for count in _SHARDS:
+        modes[f"{count} shards"] = [_ACROSS, f"training.num_shards={count}"]
+    places = {
+        "1 worker, 2 threads": ["train", "article", "workers.cpus=2"],
+        "2 workers, 1 core each": ["launch", "article", "workers.count=2", "workers.cpus=1"],
+    }
+    seen: dict[str, dict[str, list[float]]] = {
+        place: {mode: [] for mode in modes} for place in places
+    }
+    for number in range(rounds):
+        for place, words in places.items():
+            for mode, more in modes.items():
+                run = scratch / f"throughput-{number}-{place}-{mode}".replace(" ", "-")
+                results = run_to_its_end([*words, *more, "training.epochs=2"], run)
+                seen[place][mode].append(results["images_per_second"])
+            last = {mode: round(values[-1]) for mode, values in seen[place].items()}
+            say(f"round {number + 1}/{rounds}: {place}: images/s {last}")
+    return seen
+
+
+def bytes_of_a_step(scratch: Path) -> dict[str, Any]:
+    """What a worker sends in a step, against a ring: by the formula, and as it is counted."""
+    by_formula = {
+        str(count): {
+            "as many shards": bytes_sent(OverTree(count, count), count),
+            "2,048 shards": bytes_sent(OverTree(2048, count), count),
+            "ring": ring_bytes(count),
+        }
+        for count in _COUNTS
+    }
+    counted: dict[str, dict[str, int]] = {}
+    for count in _COUNTED:
+        with WorkerProcesses(count, _folder(scratch, f"bytes-{count}")) as group:
+            for num_shards in (4, 8):
+                sent = group.call(_count_bytes, num_shards)
+                formula = [
+                    _bytes_sent(OverTree(num_shards, count), count, rank) for rank in range(count)
+                ]
+                assert sent == formula, (sent, formula)
+                counted[f"{count} workers, {num_shards} shards"] = max(sent)
+    return {"formula": by_formula, "counted": counted, "vector_size": _VECTOR_SIZE}
+
+
+def bytes_sent(summation: Summation, count: int) -> int:
+    """By the worker that sends most."""
+    return max(_bytes_sent(summation, count, rank) for rank in {0, count // 2, count - 1})
+
+
+def _bytes_sent(summation: Summation, count: int, rank: int) -> int:
+    """To each other worker its part of this worker's rows, then the sum of this worker's part."""
+    part = math.ceil(_VECTOR_SIZE / count)
+    return 4 * (count - 1) * part * (summation.num_rows[rank] + 1)
+
+
+def ring_bytes(count: int) -> int:
+    """Of a ring all-reduce: https://arxiv.org/abs/1802.05799."""
+    return 4 * 2 * (count - 1) * math.ceil(_VECTOR_SIZE / count)
+
+
+def _count_bytes(rank: int, count: int, num_shards: int) -> int:
+    """In a worker: what it hands to its process group for others, in one sum."""
+    sent = [0]
+    to_all, from_all = distributed.all_to_all_single, distributed.all_gather
+
+    def all_to_all_single(
+        output: torch.Tensor, given: torch.Tensor, outputs: list[int], inputs: list[int]
+    ) -> None:
+        sent[0] += 4 * (sum(inputs) - inputs[rank])
+        to_all(output, given, outputs, inputs)
+
+    def all_gather(outputs: list[torch.Tensor], given: torch.Tensor) -> None:
+        sent[0] += 4 * given.numel() * (count - 1)
+        from_all(outputs, given)
+
+    summation = OverTree(num_shards, count)
+    rows = [torch.ones(_VECTOR_SIZE)] * summation.num_rows[rank]
+    distributed.all_to_all_single, distributed.all_gather = all_to_all_single, all_gather
+    try:
+        GroupCollectives().add_up(rows, summation)
+    finally:
+        distributed.all_to_all_single, distributed.all_gather = to_all, from_all
+    return sent[0]
+
+
+def accuracy(seeds: int, scratch: Path) -> dict[str, list[float]]:
+    """Validation accuracy of the article's recipe after its three epochs."""
+    seen: dict[str, list[float]] = {"ordinary": [], "across workers": []}
+    for seed in range(seeds):
+        for mode, more in (("ordinary", []), ("across workers", [_ACROSS, "workers.cpus=2"])):
+            run = scratch / f"accuracy-{mode.replace(' ', '-')}-{seed}"
+            results = run_to_its_end(["train", "article", f"seed={seed}", *more], run)
+            seen[mode].append(results["val"]["accuracy"])
+        say(f"seed {seed}: { {mode: values[-1] for mode, values in seen.items()} }")
+    return seen
+
+
+def _folder(scratch: Path, name: str) -> Path:
+    folder = scratch / name
+    folder.mkdir()
+    return folder
+
+
+def interval_of_difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval, of the differences seed by seed."""
+    differences = [b - a for a, b in zip(one, other, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return statistics.mean(differences), _T_95[len(differences)] * error
+
+
+def table(results: dict[str, Any]) -> str:
+    """The table of the docs."""
+    lines = ["| | ordinary | 2 shards | 4 shards | 8 shards |", "|---|---|---|---|---|"]
+    for place, modes in results["throughput"].items():
+        ordinary = modes["ordinary"]
+        cells = [f"{statistics.median(ordinary):,.0f} images/s"]
+        for mode in list(modes)[1:]:
+            ratios = [a / b for a, b in zip(modes[mode], ordinary, strict=True)]
+            cells.append(f"{spread(ratios, '.2f')} x")
+        lines.append(f"| {place} | {' | '.join(cells)} |")
+    mean, half = interval_of_difference(*results["accuracy"].values())
+    lines.append("")
+    lines.append(f"validation accuracy, across workers less ordinary: {mean:+.4f} ± {half:.4f}")
+    lines += ["", "| workers | as many shards | 2,048 shards |", "|---|---|---|"]
+    for count, sent in results["bytes"]["formula"].items():
+        own, many = sent["as many shards"] / sent["ring"], sent["2,048 shards"] / sent["ring"]
+        lines.append(f"| {count} | {own:.2f} x | {many:.2f} x |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Runs that are reproducible across workers: killed, resumed on other numbers, compared."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.launches import (
+    attempts,
+    kill_9,
+    launch_command,
+    wait_for_training,
+)
+from tests.integration.runs import assert_same_result, distcnn, finish, start, train_command
+
+ACROSS = ["training.reproducible=across-workers", "workers.cpus=0.5", "training.epochs=4"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one worker, in one process, that was left alone."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    finish(train_command(run, *ACROSS))
+    return run
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_number_of_workers_has_the_result_of_one(
+    count: int, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    finish(launch_command(run, *ACROSS, f"workers.count={count}"))
+    assert_same_result(run, alone)
+    assert "Identical: " in finish(distcnn("compare", run, alone))
+
+
+def test_workers_are_killed_and_others_in_another_number_go_on(alone: Path, tmp_path: Path) -> None:
+    """Three, of which one is killed; two, whose driver is; one, killed too; then four."""
+    run, chance = tmp_path / "run", random.Random(0)
+    process = start(launch_command(run, *ACROSS, "workers.count=3"))
+    pids = wait_for_training(run, process, attempt=1, num_saves=chance.randint(1, 6))
+    os.kill(chance.choice(pids), signal.SIGKILL)
+    wait_for_training(run, process, attempt=2, num_saves=chance.randint(1, 6))
+    kill_9(process)
+    for attempt, count in ((3, 2), (4, 1)):
+        process = start(launch_command(run, *ACROSS, f"workers.count={count}"))
+        wait_for_training(run, process, attempt=attempt, num_saves=chance.randint(1, 6))
+        kill_9(process)
+    finish(launch_command(run, *ACROSS, "workers.count=4"))
+    assert [len(attempt["workers"]) for attempt in attempts(run)] == [3, 3, 2, 1, 4]
+    assert_same_result(run, alone)
+    assert "Identical: " in finish(distcnn("compare", run, alone))
+
+
+def test_what_cannot_be_promised_is_refused(alone: Path, tmp_path: Path) -> None:
+    output = finish(launch_command(tmp_path / "run", *ACROSS, "workers.count=5"), expected=2)
+    assert "workers.count = 5 exceeds training.num_shards = 4" in output
+    more = ["training.num_shards=65"]
+    output = finish(launch_command(tmp_path / "run", *ACROSS, *more), expected=2)
+    assert "num_shards = 65 exceeds global_batch_size = 64" in output
+
+
+def test_two_runs_that_differ_are_told_where(alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(train_command(run, *ACROSS, "training.num_shards=3"))
+    output = finish(distcnn("compare", run, alone), expected=1)
+    assert "They first differ at step 3 " in output
+    assert "No checkpoint is alike" in output
+    assert "training.num_shards (3, 4)" in output
