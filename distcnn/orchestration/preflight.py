@@ -103,7 +103,7 @@ def _look_at_nodes(
                 left = max(0.0, deadline - time.monotonic())
                 fact: NodeFacts = ray.get(answer, timeout=left)
             except RayError as error:
-                failures.append(Finding("fail", node.host, _unanswered(error)))
+                failures.append(_without_answer(node, error))
                 continue
             facts.append(fact)
             if not fact.storage and not (folder / node.id).exists():
@@ -119,6 +119,12 @@ def _remove(folder: Location) -> None:
         file.unlink(missing_ok=True)
     with suppress(OSError):  # A node that answers too late may still write there.
         folder.rmdir()
+
+
+def _without_answer(node: Node, error: Exception) -> Finding:
+    if node.id not in {alive.id for alive in alive_nodes()}:
+        return Finding("note", node.host, "went away while it was looked at")
+    return Finding("fail", node.host, _unanswered(error))
 
 
 def _unanswered(error: Exception) -> str:
