@@ -21,8 +21,9 @@ from distcnn.location import Location, location
 
 IMAGE = Volume(size=28, depth=1)
 NUM_CLASSES = 10
-# Measured by `make bench-reproducible`: with more, a worker that is alone falls behind.
-_NUM_SHARDS_ACROSS_WORKERS = 4
+# Of a run that is reproducible across workers. A shard costs, besides its images, as much as about
+# 25 of them: `make bench-reproducible` shows what becomes of the speed with smaller ones.
+_IMAGES_PER_SHARD = 64
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -165,7 +166,7 @@ class TrainingConfig(Section):
     num_shards: Positive | None = None
     """Pieces of a batch, computed one after another in the memory of one, their gradients weighted
     by their sizes. Batch norm normalises within a shard, so this is part of the result. By default
-    1, and 4 where a run is reproducible across workers."""
+    1; where a run is reproducible across workers, one for each 64 images, and two at least."""
     reproducible: Literal["same-workers", "across-workers"] = "same-workers"
     """Where a run gives the same bits again: on as many workers, or on any number of them up to
     `num_shards`."""
@@ -191,9 +192,11 @@ class TrainingConfig(Section):
     @property
     def shards(self) -> int:
         """Pieces of a batch: `num_shards`, or its default."""
-        if self.num_shards is None:
-            return _NUM_SHARDS_ACROSS_WORKERS if self.is_same_on_any_workers else 1
-        return self.num_shards
+        if self.num_shards is not None:
+            return self.num_shards
+        if not self.is_same_on_any_workers:
+            return 1
+        return min(self.global_batch_size, max(2, self.global_batch_size // _IMAGES_PER_SHARD))
 
     @model_validator(mode="after")
     def _no_empty_shard(self) -> Self:

@@ -119,8 +119,8 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
 def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path: Path) -> None:
     """Then it loses both, waits, says why it ends, and goes on when nodes have come back."""
     elastic = [
-        *("training.reproducible=across-workers", "training.epochs=60"),
-        *("training.checkpoint_every_steps=100", ONE_CPU),
+        *("training.reproducible=across-workers", "training.num_shards=4"),
+        *("training.epochs=60", "training.checkpoint_every_steps=100", ONE_CPU),
     ]
     alone = tmp_path / "alone"
     finish(train_command(alone, *elastic))

@@ -17,7 +17,12 @@ from tests.integration.launches import (
 )
 from tests.integration.runs import assert_same_result, distcnn, finish, start, train_command
 
-ACROSS = ["training.reproducible=across-workers", "workers.cpus=0.5", "training.epochs=4"]
+ACROSS = [
+    "training.reproducible=across-workers",
+    "training.num_shards=4",
+    "training.epochs=4",
+    "workers.cpus=0.5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +64,7 @@ def test_workers_are_killed_and_others_in_another_number_go_on(alone: Path, tmp_
 def test_what_cannot_be_promised_is_refused(alone: Path, tmp_path: Path) -> None:
     output = finish(launch_command(tmp_path / "run", *ACROSS, "workers.count=5"), expected=2)
     assert "workers.count = 5 exceeds training.num_shards = 4" in output
-    more = ["training.num_shards=65"]
-    output = finish(launch_command(tmp_path / "run", *ACROSS, *more), expected=2)
+    output = finish(launch_command(tmp_path / "run", *ACROSS, "training.num_shards=65"), expected=2)
     assert "num_shards = 65 exceeds global_batch_size = 64" in output
 
 

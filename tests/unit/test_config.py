@@ -324,11 +324,16 @@ def test_batch_norm_needs_more_than_one_value_in_each_worker_s_shard():
 # The same result on any number of workers, and workers that come and go.
 
 
-def test_a_run_that_is_reproducible_across_workers_has_four_shards_unless_told():
-    assert RunConfig().training.shards == 1
-    across = RunConfig().with_values(training={"reproducible": "across-workers"})
-    assert across.training.shards == 4
-    assert across.with_values(training={"num_shards": 8}).training.shards == 8
+@pytest.mark.parametrize(
+    ("batch", "num_shards"), [(1, 1), (2, 2), (64, 2), (128, 2), (191, 2), (192, 3), (1024, 16)]
+)
+def test_a_run_that_is_reproducible_across_workers_has_shards_of_64_unless_told(batch, num_shards):
+    ordinary = RunConfig().with_values(training={"global_batch_size": batch})
+    assert ordinary.training.shards == 1
+    across = ordinary.with_values(training={"reproducible": "across-workers"})
+    assert across.training.shards == num_shards
+    if batch > 5:
+        assert across.with_values(training={"num_shards": 5}).training.shards == 5
 
 
 def test_each_worker_then_needs_a_shard():
@@ -340,7 +345,8 @@ def test_each_worker_then_needs_a_shard():
 
 def test_its_workers_are_no_part_of_its_identity_but_their_threads():
     across = RunConfig().with_values(
-        training={"reproducible": "across-workers"}, workers={"cpus": 1, "gpus": 0}
+        training={"reproducible": "across-workers", "num_shards": 4},
+        workers={"cpus": 1, "gpus": 0},
     )
 
     def identity(**workers):
