@@ -161,7 +161,8 @@ def scaling_on_paper(rounds: int, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _command(words: Sequence[str], run: Path, count: int | None) -> list[str]:
+def command(words: Sequence[str], run: Path, count: int | None) -> list[str]:
+    """A command of distcnn's with so many workers, on the real images, kept in `run`."""
     workers = [f"workers.count={count}"] if count else []
     return [*DISTCNN, *words, *workers, _REAL, "--run-dir", str(run)]
 
@@ -169,7 +170,7 @@ def _command(words: Sequence[str], run: Path, count: int | None) -> list[str]:
 def run_to_its_end(words: Sequence[str], run: Path, count: int | None = None) -> dict[str, Any]:
     """Run a command of distcnn's with so many workers; the results of its run."""
     done = subprocess.run(
-        _command(words, run, count), cwd=ROOT, capture_output=True, text=True, check=False
+        command(words, run, count), cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{words} ended with {done.returncode}:\n{done.stderr}")
@@ -178,7 +179,7 @@ def run_to_its_end(words: Sequence[str], run: Path, count: int | None = None) ->
 
 def _start(words: Sequence[str], run: Path, count: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        _command(words, run, count),
+        command(words, run, count),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -11,29 +11,35 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from ray.cluster_utils import Cluster
 from torch import distributed
 
 from benchmarks.bench import machine, say, spread
-from benchmarks.bench_ray import run_to_its_end
+from benchmarks.bench_ray import command, run_to_its_end
 from distcnn.collectives import GroupCollectives
+from distcnn.config import RunConfig
+from distcnn.flat_weights import FlatWeights
+from distcnn.network import build_network
 from distcnn.summation import OverTree, Summation
+from tests.integration.launches import times
+from tests.integration.runs import start, wait_for
 from tests.worker_processes import WorkerProcesses
 
 RESULTS = Path(__file__).with_name("results_reproducible.json")
-_PARTS = ("throughput", "bytes", "accuracy")
+_PARTS = ("throughput", "bytes", "accuracy", "elastic")
 _ACROSS = "training.reproducible=across-workers"
 _SHARDS = (2, 4, 8)
 _COUNTS = (2, 3, 4, 6, 8, 12, 16, 32, 48, 64, 100, 128, 256, 512, 768, 1000, 1024)
 _COUNTED = (2, 3, 4)
-# Of the article's network: its weights, its running statistics, the loss, a wish to stop.
-_VECTOR_SIZE = 29_034 + 96 + 2
 # Student's t for a two-sided 95 % interval, by the number of pairs.
 _T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
@@ -41,7 +47,7 @@ _T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9
 def main() -> None:
     """Measure, save, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of the throughputs")
+    parser.add_argument("--rounds", type=int, default=5, help="of throughputs, lost nodes")
     parser.add_argument("--seeds", type=int, default=5, help="of the accuracies, of each mode")
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
     options = parser.parse_args()
@@ -56,8 +62,10 @@ def main() -> None:
                 results[part] = throughput(options.rounds, folder)
             elif part == "bytes":
                 results[part] = bytes_of_a_step(folder)
-            else:
+            elif part == "accuracy":
                 results[part] = accuracy(options.seeds, folder)
+            else:
+                results[part] = elastic(options.rounds, folder)
             results["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if all(part in results for part in _PARTS):
@@ -89,44 +97,49 @@ def throughput(rounds: int, scratch: Path) -> dict[str, dict[str, list[float]]]:
 
 def bytes_of_a_step(scratch: Path) -> dict[str, Any]:
     """What a worker sends in a step, against a ring: by the formula, and as it is counted."""
+    size = vector_size()
     by_formula = {
         str(count): {
-            "as many shards": bytes_sent(OverTree(count, count), count),
-            "2,048 shards": bytes_sent(OverTree(2048, count), count),
-            "ring": ring_bytes(count),
+            "as many shards": bytes_sent(OverTree(count, count), count, size),
+            "2,048 shards": bytes_sent(OverTree(2048, count), count, size),
+            "ring": ring_bytes(count, size),
         }
         for count in _COUNTS
     }
-    counted: dict[str, dict[str, int]] = {}
+    counted: dict[str, int] = {}
     for count in _COUNTED:
         with WorkerProcesses(count, _folder(scratch, f"bytes-{count}")) as group:
             for num_shards in (4, 8):
-                sent = group.call(_count_bytes, num_shards)
-                formula = [
-                    _bytes_sent(OverTree(num_shards, count), count, rank) for rank in range(count)
-                ]
-                assert sent == formula, (sent, formula)
-                counted[f"{count} workers, {num_shards} shards"] = max(sent)
-    return {"formula": by_formula, "counted": counted, "vector_size": _VECTOR_SIZE}
+                sent = group.call(_count_bytes, num_shards, size)
+                formula = bytes_sent(OverTree(num_shards, count), count, size)
+                assert max(sent) == formula, (sent, formula)
+                counted[f"{count} workers, {num_shards} shards"] = formula
+    return {"formula": by_formula, "counted": counted, "vector_size": size}
 
 
-def bytes_sent(summation: Summation, count: int) -> int:
-    """By the worker that sends most."""
-    return max(_bytes_sent(summation, count, rank) for rank in {0, count // 2, count - 1})
+def vector_size() -> int:
+    """Of the article's network: its weights, its running statistics, the loss, a wish to stop."""
+    weights = FlatWeights(build_network(RunConfig().model, seed=0))
+    return weights.vector.numel() + weights.statistics.numel() + 2
 
 
-def _bytes_sent(summation: Summation, count: int, rank: int) -> int:
-    """To each other worker its part of this worker's rows, then the sum of this worker's part."""
-    part = math.ceil(_VECTOR_SIZE / count)
-    return 4 * (count - 1) * part * (summation.num_rows[rank] + 1)
+def bytes_sent(summation: Summation, count: int, size: int) -> int:
+    """By the worker that sends most: to each other one its part of all rows, then that part's sum.
+
+    Args:
+        summation: of so many workers.
+        count: of workers.
+        size: of a vector, in float32.
+    """
+    return 4 * (count - 1) * math.ceil(size / count) * (max(summation.num_rows) + 1)
 
 
-def ring_bytes(count: int) -> int:
+def ring_bytes(count: int, size: int) -> int:
     """Of a ring all-reduce: https://arxiv.org/abs/1802.05799."""
-    return 4 * 2 * (count - 1) * math.ceil(_VECTOR_SIZE / count)
+    return 4 * 2 * (count - 1) * math.ceil(size / count)
 
 
-def _count_bytes(rank: int, count: int, num_shards: int) -> int:
+def _count_bytes(rank: int, count: int, num_shards: int, size: int) -> int:
     """In a worker: what it hands to its process group for others, in one sum."""
     sent = [0]
     to_all, from_all = distributed.all_to_all_single, distributed.all_gather
@@ -142,7 +155,7 @@ def _count_bytes(rank: int, count: int, num_shards: int) -> int:
         from_all(outputs, given)
 
     summation = OverTree(num_shards, count)
-    rows = [torch.ones(_VECTOR_SIZE)] * summation.num_rows[rank]
+    rows = [torch.ones(size)] * summation.num_rows[rank]
     distributed.all_to_all_single, distributed.all_gather = all_to_all_single, all_gather
     try:
         GroupCollectives().add_up(rows, summation)
@@ -161,6 +174,46 @@ def accuracy(seeds: int, scratch: Path) -> dict[str, list[float]]:
             seen[mode].append(results["val"]["accuracy"])
         say(f"seed {seed}: { {mode: values[-1] for mode, values in seen.items()} }")
     return seen
+
+
+def elastic(rounds: int, scratch: Path) -> dict[str, list[float]]:
+    """Seconds from a node's loss, and from one that comes, to the first step of who goes on."""
+    os.environ |= {"HOME": str(_folder(scratch, "home")), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args=_node(num_cpus=0))
+    nodes = [cluster.add_node(**_node(num_cpus=2)) for _ in range(2)]
+    run = scratch / "elastic"
+    words = ["launch", "article", "workers.min=2", "workers.max=4", "workers.cpus=1"]
+    words += ["training.epochs=1000", "training.checkpoint_every_steps=200"]
+    more = ["recovery.max_failures=100", f"--address={cluster.address}"]
+    process = start([*command(words, run, None), *more])
+    seen: dict[str, list[float]] = {"lost": [], "came": []}
+    try:
+        _next_first_step(run, process, 0)
+        for number in range(rounds):
+            for kind in seen:
+                num_before, began = len(times(run, "first_step")), time.time()
+                if kind == "lost":
+                    cluster.remove_node(nodes.pop(), allow_graceful=False)
+                else:
+                    nodes.append(cluster.add_node(**_node(num_cpus=2)))
+                seen[kind].append(_next_first_step(run, process, num_before) - began)
+            say(f"round {number + 1}/{rounds}: { {kind: v[-1] for kind, v in seen.items()} } s")
+    finally:
+        process.kill()
+        process.communicate()
+        cluster.shutdown()
+    return seen
+
+
+def _node(num_cpus: int) -> dict[str, Any]:
+    return {"num_cpus": num_cpus, "object_store_memory": 80 * 2**20}
+
+
+def _next_first_step(run: Path, process: subprocess.Popen[str], num_before: int) -> float:
+    """When the workers that come next have made their first step."""
+    wait_for(lambda: len(times(run, "first_step")) > num_before, process)
+    return times(run, "first_step")[-1]
 
 
 def _folder(scratch: Path, name: str) -> Path:
@@ -189,6 +242,8 @@ def table(results: dict[str, Any]) -> str:
     mean, half = interval_of_difference(*results["accuracy"].values())
     lines.append("")
     lines.append(f"validation accuracy, across workers less ordinary: {mean:+.4f} ± {half:.4f}")
+    for kind, seconds in results["elastic"].items():
+        lines.append(f"a node {kind}: {spread(seconds, '.0f')} s to the first step")
     lines += ["", "| workers | as many shards | 2,048 shards |", "|---|---|---|"]
     for count, sent in results["bytes"]["formula"].items():
         own, many = sent["as many shards"] / sent["ring"], sent["2,048 shards"] / sent["ring"]
