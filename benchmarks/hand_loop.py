@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from benchmarks.plain_loop import article_network
 from distcnn import onednn
-from distcnn.config import ModelConfig
+from distcnn.config import RunConfig
 from distcnn.data import dataset
 from distcnn.training import precision
 from distcnn.training.process import keep_freed_memory
@@ -36,7 +36,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    mixed = precision.decide(ModelConfig(), device)[0] == "bf16-mixed"
+    mixed = precision.decide(RunConfig(), device)[0] == "bf16-mixed"
 
     data = dataset.load("fashion-mnist", None, print)
     images = torch.from_numpy(data.train_images).unsqueeze(1).to(device)

@@ -148,7 +148,7 @@ def _measure_worker(rank: int, port: int, queue: Any) -> None:
     keep_freed_memory()
     store = distributed.TCPStore("127.0.0.1", port, is_master=False)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    chosen, _ = precision.decide(RunConfig().model, torch.device("cpu"))
+    chosen, _ = precision.decide(RunConfig(), torch.device("cpu"))
     config = RunConfig().with_values(
         training={"precision": chosen}, workers={"cpus": 1.0, "gpus": 0}
     )

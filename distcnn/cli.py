@@ -368,7 +368,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from distcnn.workers import Workers
 
     # Any machine may evaluate: only training has to go on where it began.
-    config = run.read_config().with_values(workers={"count": 1, "gpus": None})
+    config = run.read_config().with_values(
+        workers={"count": 1, "min": None, "max": None, "gpus": None}
+    )
     config, dataset = resolve(config, watcher())
     record = evaluation.choose_checkpoint(run)
     _, measured = evaluation.evaluate(config, run, record, dataset, [options.split], Workers())
@@ -403,7 +405,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    """As `cmp` does: 0 where they are identical, 1 where they are not."""
+    """As `cmp` does: 0 where they are identical, 1 where they are not, 2 where none can tell."""
     from distcnn.comparison import compare
     from distcnn.run_directory.run import open_run
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distcnn.config_file import field_paths, value_at
-from distcnn.errors import UserError
+from distcnn.errors import UsageError
 from distcnn.run_directory.run import RunDirectory
 
 # Of a machine, what has no part in the arithmetic.
@@ -27,7 +27,7 @@ class Comparison:
     weights_sha256: tuple[str, str]
     """Of both, at the first step that differs, or else at the last one that is alike."""
     is_over: bool
-    """Whether both have saved the same steps, and have ended."""
+    """Whether both have ended, at the same step."""
     differences: list[str]
     """What of their configs and of what they ran on is not alike."""
 
@@ -53,12 +53,12 @@ def compare(one: RunDirectory, other: RunDirectory) -> Comparison:
     """Compare two runs.
 
     Raises:
-        UserError: they have no step in common at which both have saved a checkpoint.
+        UsageError: they have no step in common at which both have saved a checkpoint.
     """
     left, right = _digests(one), _digests(other)
     common = sorted(left.keys() & right.keys())
     if not common:
-        raise UserError(
+        raise UsageError(
             f"{one.path} and {other.path} have no checkpoint at the same step: these are at the"
             " ends of epochs, and at every training.checkpoint_every_steps"
         )
@@ -70,16 +70,21 @@ def compare(one: RunDirectory, other: RunDirectory) -> Comparison:
         num_alike=len(alike),
         last_alike=alike[-1] if alike else None,
         first_different=different,
-        weights_sha256=(left[at], right[at]),
+        weights_sha256=(left[at][-1], right[at][-1]),
         is_over=has_ended and max(left) == max(right),
         differences=list(_differences(one, other)),
     )
 
 
-def _digests(run: RunDirectory) -> dict[int, str]:
-    """The digest of the weights at each checkpoint, by step; what was repeated counts last."""
+def _digests(run: RunDirectory) -> dict[int, list[str]]:
+    """The digests at each checkpoint, by step; what was repeated counts last.
+
+    Of the weights that are kept, which may be an average; then of those that are trained.
+    """
     saved = [event for event in run.read_events() if event["event"] == "checkpoint"]
-    return {event["step"]: event["weights_sha256"] for event in saved if "weights_sha256" in event}
+    names = ("weights_sha256", "trained_sha256")
+    found = {event["step"]: [event[name] for name in names if name in event] for event in saved}
+    return {step: digests for step, digests in found.items() if digests}
 
 
 def _differences(one: RunDirectory, other: RunDirectory) -> Iterator[str]:

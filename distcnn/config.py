@@ -221,12 +221,14 @@ class WorkersConfig(Section):
     count: Positive = 1
     """Processes that train together, each on its part of every batch (`distcnn launch`)."""
     min: Positive | None = None
-    """Elastic, with `max` and in the place of `count`: begin, and go on, with as few as this."""
+    """Elastic, with `max`: begin, and go on, with as few as this."""
     max: Positive | None = None
-    """Elastic: as many as this, while there is room for them; they come and go with the nodes."""
+    """Elastic: as many as this while there is room for them; they come and go with the nodes. It
+    stands in the place of `count`."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of each worker, a fraction too; it computes with as many threads, one at least. By
-    default all cores of the machine, shared among its workers; one on a cluster that is given."""
+    default all cores of the machine, shared among its workers; one on a cluster that is given, and
+    where a run is reproducible across workers."""
     gpus: Annotated[int | float, Field(ge=0, le=1)] | None = None
     """GPUs of each worker; one where there is one for each by default. A worker that is alone may
     have a fraction: trials of a sweep that share a GPU."""
@@ -256,7 +258,8 @@ class WorkersConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_many_as_it_may_be(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("max") and "count" not in values:
+        # Also where a count stands below, in a config that this one extends.
+        if isinstance(values, dict) and values.get("max"):
             return {**values, "count": values["max"]}
         return values
 
@@ -264,14 +267,8 @@ class WorkersConfig(Section):
     def _bounds_are_two_and_in_order(self) -> Self:
         if (self.min is None) != (self.max is None):
             raise ValueError("min and max go together: set both, or count")
-        if self.min is not None and self.max is not None:
-            if self.min > self.max:
-                raise ValueError(f"min = {self.min} exceeds max = {self.max}")
-            if self.count != self.max:
-                raise ValueError(
-                    f"count = {self.count} beside min = {self.min} and max = {self.max}: set count,"
-                    " or min and max"
-                )
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min = {self.min} exceeds max = {self.max}")
         return self
 
     @model_validator(mode="after")
@@ -334,13 +331,14 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """What decides a run's result, as plain values; how failures are met does not.
 
-        Of its workers, where it is reproducible across them, only what they compute with.
+        Of workers whose number may change, only what they compute with.
         """
         plain = self.to_plain()
         del plain["recovery"]
-        if self.training.is_same_on_any_workers:
+        workers = self.workers
+        if self.training.is_same_on_any_workers or workers.is_elastic:
             # Not how many there are, nor where.
-            plain["workers"] = {"threads": self.workers.threads, "gpus": bool(self.workers.gpus)}
+            plain["workers"] = {"cpus": workers.threads, "gpus": bool(workers.gpus)}
         return plain
 
     @property
@@ -360,16 +358,18 @@ class RunConfig(Section):
         return self
 
     @property
-    def _num_shards(self) -> int:
-        """Of all workers together."""
+    def _most_shards(self) -> int:
+        """Of all workers together, however many of them there are."""
+        shards = self.training.shards
         if self.training.is_same_on_any_workers:
-            return self.training.shards
-        return self.workers.count * self.num_shards_per_worker
+            return shards
+        counts = range(self.workers.least, self.workers.count + 1)
+        return max(count * -(-shards // count) for count in counts)
 
     @model_validator(mode="after")
     def _every_worker_has_images(self) -> Self:
         batch, count = self.training.global_batch_size, self.workers.count
-        if self._num_shards > batch:
+        if self._most_shards > batch:
             raise ValueError(
                 f"workers.count = {count} leaves a worker without an image in each of its shards,"
                 f" of training.global_batch_size = {batch}; lower it, or raise the batch size"
@@ -378,7 +378,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _batch_norm_has_more_than_one_value(self) -> Self:
-        smallest_shard = self.training.global_batch_size // self._num_shards
+        smallest_shard = self.training.global_batch_size // self._most_shards
         for layer in self.model.layers:
             if layer.name.startswith("Batch norm") and layer.output.size**2 * smallest_shard == 1:
                 raise ValueError(

@@ -128,7 +128,7 @@ class ImageClassifier(pl.LightningModule):
         parts = self._parts(pieces)
         gradient, statistics, loss = self.workers.add_up(parts, self._summation)
         self.weights.statistics.copy_(statistics)
-        return loss, gradient
+        return loss.clone(), gradient  # Who keeps a loss does not keep the whole sum.
 
     def _parts(self, pieces: Sequence[Piece]) -> Iterator[list[torch.Tensor]]:
         """What each piece adds to its batch's gradient, running statistics and mean loss.

@@ -23,6 +23,8 @@ class Assignment:
     run: RunDirectory
     fence: Fence
     data_sha256: str
+    hardware: dict[str, Any]
+    """Of the worker that the run began on."""
     waiting_since: float
     """See `Place`."""
     purpose: Purpose

@@ -35,6 +35,8 @@ class Decided:
 
     config: RunConfig
     ground: Ground
+    nodes: frozenset[str] = frozenset()
+    """Those that were looked at from workers' places, by their id."""
 
 
 def launch(
@@ -127,8 +129,9 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[s
     """The dotted fields in which what decides two results differs."""
     for name in one:
         if isinstance(one[name], dict):
+            fields = dict.fromkeys([*one[name], *other[name]])
             yield from (
-                f"{name}.{key}" for key in one[name] if one[name][key] != other[name].get(key)
+                f"{name}.{key}" for key in fields if one[name].get(key) != other[name].get(key)
             )
         elif one[name] != other[name]:
             yield name
@@ -237,7 +240,8 @@ def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location)
         asked, asked.data.source, chosen, asked.workers.cpus, asked.workers.gpus
     )
     data_sha256 = checked.nodes[0].data_sha256
-    return Decided(resolved, Ground(resolved.data.source, data_sha256, first.hardware))
+    ground = Ground(resolved.data.source, data_sha256, first.hardware)
+    return Decided(resolved, ground, frozenset(worker.node_id for worker in checked.workers))
 
 
 def _workers_decided(config: RunConfig, nodes: Sequence[Node]) -> RunConfig:
@@ -274,7 +278,17 @@ def _supervise(
     control = Control(Workers())
     started = psutil.Process().create_time()
     folder = connected.folder
-    job = Job(decided.config, run, lease, decided.ground, folder, control, watcher, started)
+    job = Job(
+        decided.config,
+        run,
+        lease,
+        decided.ground,
+        folder,
+        control,
+        watcher,
+        started,
+        nodes=decided.nodes,
+    )
     try:
         # After Ray has been started, which takes SIGTERM for itself.
         with control.listening(raises_anywhere=False):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -35,6 +35,8 @@ from distcnn.orchestration.request import Node, Request
 from distcnn.orchestration.room import reserved
 from distcnn.orchestration.session import alive_nodes, runtime_env
 from distcnn.progress import Watcher
+from distcnn.training import provenance
+from distcnn.training.provenance import Ground
 
 # For a node to answer: it may have to start Python from a slow disk first.
 _ANSWER_SECONDS = 120.0
@@ -77,57 +79,99 @@ def examine(
     return Preflight([*findings, *of_workers], facts, workers)
 
 
+class Look:
+    """Looks at nodes, on which each writes a file into a folder beside the runs for that.
+
+    Raises:
+        OSError, UserError: the driver cannot write there.
+    """
+
+    def __init__(self, config: RunConfig, storage: Location) -> None:
+        self._config = config
+        self._folder = storage / f".preflight-{secrets.token_hex(4)}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / DRIVERS_FILE, b"driver")
+
+    def at(self, node: Node, where: Any, resources: Mapping[str, float]) -> Any:
+        """Begin to look at a node, with these resources of it; `facts` takes what this returns."""
+        look = ray.remote(look_at_node).options(
+            num_cpus=resources.get("CPU", 0),
+            num_gpus=resources.get("GPU", 0),
+            max_retries=0,
+            runtime_env=runtime_env(),
+            scheduling_strategy=where,
+        )
+        return look.remote(self._config, self._folder, node.id)
+
+    def facts(self, node: Node, answer: Any, limit_seconds: float = 0.0) -> NodeFacts:
+        """What was seen there.
+
+        Raises:
+            RayError: it does not answer, or not in time.
+        """
+        facts: NodeFacts = ray.get(answer, timeout=limit_seconds)
+        if not facts.storage and not (self._folder / node.id).exists():
+            return replace(facts, storage="the driver does not see what it wrote there")
+        return facts
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for file in self._folder.iterdir():
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # A node that answers too late may still write there.
+            self._folder.rmdir()
+
+
 def _look_at_nodes(
     config: RunConfig, nodes: Sequence[Node], storage: Location
 ) -> tuple[list[NodeFacts], list[Finding]]:
-    folder = storage / f".preflight-{secrets.token_hex(4)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / DRIVERS_FILE, b"driver")
+        look = Look(config, storage)
     except (OSError, UserError) as error:
         what = f"the driver cannot write to {storage}: {error}; set storage.directory or --run-dir"
         return [], [Finding("fail", "storage", what)]
-    try:
-        look = ray.remote(num_cpus=0, max_retries=0, runtime_env=runtime_env())(look_at_node)
+    with closing(look):
         asked = [
-            look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote(config, folder, node.id)
-            for node in nodes
+            look.at(node, NodeAffinitySchedulingStrategy(node.id, soft=False), {}) for node in nodes
         ]
         facts: list[NodeFacts] = []
         failures: list[Finding] = []
         deadline = time.monotonic() + _ANSWER_SECONDS
         for node, answer in zip(nodes, asked, strict=True):
             try:
-                left = max(0.0, deadline - time.monotonic())
-                fact: NodeFacts = ray.get(answer, timeout=left)
+                facts.append(look.facts(node, answer, max(0.0, deadline - time.monotonic())))
             except RayError as error:
                 failures.append(_without_answer(node, error))
-                continue
-            facts.append(fact)
-            if not fact.storage and not (folder / node.id).exists():
-                what = f"the driver does not see what {node.host} wrote to {storage}"
-                failures.append(Finding("fail", "storage", what))
         return facts, failures
-    finally:
-        _remove(folder)
 
 
-def _remove(folder: Location) -> None:
-    for file in folder.iterdir():
-        file.unlink(missing_ok=True)
-    with suppress(OSError):  # A node that answers too late may still write there.
-        folder.rmdir()
+def why_unfit(config: RunConfig, facts: NodeFacts, ground: Ground, storage: Location) -> str:
+    """Why no worker of a run can be on a node; empty where one can.
+
+    Args:
+        config: resolved.
+        facts: of the node, seen from a worker's place.
+        ground: what the run began on.
+        storage: where it is kept.
+    """
+    checks = [*_versions([facts]), *_storage([facts], storage), *_data([facts])]
+    failed = [check.what for check in checks if check.status == "fail"]
+    if failed:
+        return failed[0]
+    if facts.data_sha256 != ground.data_sha256:
+        return f"it has other data ({facts.data_sha256[:12]}...) than the run is trained on"
+    here, there = kind_of(config, facts.hardware), kind_of(config, ground.hardware)
+    return f"it computes differently: {here}, the run's workers {there}" if here != there else ""
 
 
 def _without_answer(node: Node, error: Exception) -> Finding:
     if node.id not in {alive.id for alive in alive_nodes()}:
         return Finding("note", node.host, "went away while it was looked at")
-    return Finding("fail", node.host, _unanswered(error))
+    return Finding("fail", node.host, unanswered(error))
 
 
-def _unanswered(error: Exception) -> str:
+def unanswered(error: Exception) -> str:
+    """What an error of Ray's says of who did not answer, with the remedy."""
     lines = str(error).strip().splitlines()
     if "ModuleNotFoundError" in str(error):
         return f"{lines[-1]}: install distcnn[cluster] there, the version that the driver has"
@@ -186,26 +230,33 @@ def _look_at_workers(
     try:
         looks = [actor.look.remote(config) for actor in actors]
         facts: list[WorkerFacts] = ray.get(looks, timeout=_ANSWER_SECONDS)
-        findings = [*_alike(facts), *_gpus(config, facts)]
+        findings = [*_alike(config, facts), *_gpus(config, facts)]
         if not any(finding.status == "fail" for finding in findings):
             findings.append(_all_reduce(config, actors, facts))
         return facts, findings
     except RayError as error:
-        return [], [Finding("fail", "workers", _unanswered(error))]
+        return [], [Finding("fail", "workers", unanswered(error))]
     finally:
         for actor in actors:
             ray.kill(actor)
 
 
-def _alike(facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
+def _alike(config: RunConfig, facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
     """Workers whose arithmetic differs would drift apart in the last bits."""
-    kinds = Counter(fact.gpu or fact.hardware["instruction_set"] for fact in facts)
+    kinds = Counter(kind_of(config, fact.hardware) for fact in facts)
     what = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     if len(kinds) > 1:
         remedy = "take nodes of one kind (workers.accelerator_type, workers.label_selector)"
         yield Finding("fail", "workers", f"they compute differently: {what}; {remedy}")
     else:
         yield Finding("ok", "workers", what)
+
+
+def kind_of(config: RunConfig, hardware: Mapping[str, Any]) -> str:
+    """What has to be the same of all workers of a run."""
+    if config.training.is_same_on_any_workers:
+        return provenance.kind(hardware)
+    return hardware["gpu"] or hardware["instruction_set"]
 
 
 def _gpus(config: RunConfig, facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
@@ -229,7 +280,7 @@ def _all_reduce(config: RunConfig, actors: Sequence[Any], facts: Sequence[Worker
         answers: list[tuple[str, float]] = ray.get(sums, timeout=_ANSWER_SECONDS)
     except RayError as error:
         remedy = "open all ports between the nodes, or see which network interface they share"
-        return Finding("fail", "all-reduce", f"{_unanswered(error)}; {remedy}")
+        return Finding("fail", "all-reduce", f"{unanswered(error)}; {remedy}")
     way, slowest = min(answers, key=lambda answer: answer[1])
     what = f"{count} workers, {way}: {slowest:,.0f} MB/s each way and worker"
     return Finding("ok", "all-reduce", what)

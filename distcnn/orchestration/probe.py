@@ -35,6 +35,8 @@ class NodeFacts:
     data: str
     data_error: str
     data_sha256: str
+    hardware: dict[str, Any]
+    """With the GPU, where it was looked at from a place that has one."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,18 @@ def look_at_node(config: RunConfig, storage: Location, name: str) -> NodeFacts:
         data=data,
         data_error=data_error,
         data_sha256=data_sha256,
+        hardware=_hardware_seen(config),
     )
+
+
+def _hardware_seen(config: RunConfig) -> dict[str, Any]:
+    import torch
+
+    from distcnn.training import provenance
+
+    sees_gpu = bool(config.workers.gpus) and torch.cuda.is_available()
+    sees = config if sees_gpu else config.with_values(workers={"gpus": 0})
+    return provenance.hardware(sees)
 
 
 DRIVERS_FILE = "driver"
@@ -130,12 +143,11 @@ class ProbeWorker:
         import ray
         import torch
 
-        from distcnn.training import precision, provenance
+        from distcnn.training import precision
 
         use_gpu = bool(config.workers.gpus) and torch.cuda.is_available()
         device = torch.device("cuda" if use_gpu else "cpu")
-        chosen, reason = precision.decide(config.model, device)
-        sees = config if use_gpu else config.with_values(workers={"gpus": 0})
+        chosen, reason = precision.decide(config, device)
         return WorkerFacts(
             host=socket.gethostname(),
             node_id=ray.get_runtime_context().get_node_id(),
@@ -143,7 +155,7 @@ class ProbeWorker:
             gpu=torch.cuda.get_device_name(0) if use_gpu else "",
             precision=chosen,
             precision_reason=reason,
-            hardware=provenance.hardware(sees),
+            hardware=_hardware_seen(config),
         )
 
     def add_up(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distcnn.config import RunConfig, WorkersConfig
 from distcnn.config_file import plain_to_yaml, to_yaml
@@ -34,6 +34,8 @@ class Request:
     """Ray's placement strategy."""
     labels: Mapping[str, str]
     """A node has to have them."""
+    count_field: str = "workers.count"
+    """Where the config says how many."""
 
     @classmethod
     def of(cls, workers: WorkersConfig) -> Request:
@@ -45,7 +47,8 @@ class Request:
         if workers.accelerator_type:
             resources[f"accelerator_type:{workers.accelerator_type}"] = 0.001
         labels = workers.label_selector
-        return cls(workers.least, resources, workers.placement.upper(), labels)
+        field = "workers.min" if workers.is_elastic else "workers.count"
+        return cls(workers.least, resources, workers.placement.upper(), labels, field)
 
     def __str__(self) -> str:
         return f"{_plural(self.count, 'worker')} of {describe(self.resources)}" + (
@@ -96,7 +99,7 @@ def shortfall(request: Request, nodes: Sequence[Node]) -> str | None:
 
 
 def _what_fits(request: Request, nodes: Sequence[Node], most: int) -> str:
-    remedies = [f"workers.count={most}"] if most else []
+    remedies = [f"{request.count_field}={most}"] if most else []
     cpus = _cpus_that_fit(request, nodes)
     if cpus:
         remedies.append(f"workers.cpus={cpus:g}")
@@ -116,9 +119,7 @@ def _cpus_that_fit(request: Request, nodes: Sequence[Node]) -> float:
         for parts in range(1, request.count + 1)
     }
     for cpus in sorted(candidates, reverse=True):
-        smaller = Request(
-            request.count, {**request.resources, "CPU": cpus}, request.strategy, request.labels
-        )
+        smaller = replace(request, resources={**request.resources, "CPU": cpus})
         if 0 < cpus < request.resources["CPU"] and capacity(smaller, nodes) >= request.count:
             return cpus
     return 0.0

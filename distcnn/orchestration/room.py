@@ -30,7 +30,12 @@ class NoRoomError(UserError):
 
 @contextmanager
 def reserved(
-    request: Request, limit_seconds: float, check: Callable[[], None], watcher: Watcher
+    request: Request,
+    limit_seconds: float,
+    check: Callable[[], None],
+    watcher: Watcher,
+    *,
+    has_run: bool = False,
 ) -> Generator[PlacementGroup]:
     """Hold what is asked for until the end of the block.
 
@@ -41,6 +46,8 @@ def reserved(
         limit_seconds: how long to wait.
         check: called while waiting; what it raises ends that.
         watcher: told that there is a wait, and again every half a minute.
+        has_run: there was room once; nodes that are gone may come again, whoever brings them, so
+            that an autoscaler which knows of none does not end the wait.
 
     Raises:
         NoRoomError: it did not become free in time.
@@ -57,7 +64,7 @@ def reserved(
         while not group.wait(_LOOK_EVERY_SECONDS):
             check()
             now = time.monotonic()
-            if not autoscaler.can_never_place(group):
+            if has_run or not autoscaler.can_never_place(group):
                 last_possible = now
             elif now - last_possible > _SURE_AFTER_SECONDS:
                 raise UserError(_impossible(request))

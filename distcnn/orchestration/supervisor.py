@@ -14,7 +14,7 @@ from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.orchestration import session
 from distcnn.orchestration.assignment import Assignment, Purpose
-from distcnn.orchestration.elastic import num_more, wait_for_room, with_count
+from distcnn.orchestration.elastic import Roster, Standard
 from distcnn.orchestration.failures import Budget, Failure
 from distcnn.orchestration.group import Group
 from distcnn.orchestration.mailbox import Digest, Mailbox, opened, relay
@@ -29,8 +29,6 @@ GROWN = "there is room for more workers"
 _LOOK_EVERY_SECONDS = 0.2
 # Ray's processes may share the cores with the workers: a question costs them time.
 _ASK_RAY_EVERY_SECONDS = 1.0
-# Room for more workers has to be seen twice: others may be about to take it.
-_LOOK_FOR_ROOM_EVERY_SECONDS = 3.0
 # For workers to save and stop when they are asked to.
 _STOPPING_SECONDS = 60.0
 
@@ -52,6 +50,8 @@ class Job:
     started: float
     """When the command began, in seconds since the epoch (Unix)."""
     purpose: Purpose = "run"
+    nodes: frozenset[str] = frozenset()
+    """Those that preflight has looked at from workers' places, by their id."""
 
 
 class _StoppedEarlyError(Exception):
@@ -68,6 +68,13 @@ def supervise(job: Job) -> RunResult:
     Raises:
         UserError: no workers came up in time, or workers did not stop when they were asked to.
     """
+    standard = Standard(job.config, job.ground, job.run.path.parent)
+    on_unfit = partial(_record_unfit, job)
+    with Roster(standard, job.nodes, job.watcher, on_unfit) as roster:
+        return _supervise(job, roster)
+
+
+def _supervise(job: Job, roster: Roster) -> RunResult:
     budget = Budget(job.config.recovery)
     patience = job.config.recovery.wait_for_workers_seconds
     waiting_since = job.started
@@ -77,10 +84,11 @@ def supervise(job: Job) -> RunResult:
         try:
             _leave_on_signal(job.control)
             leave = partial(_leave_on_signal, job.control)
-            num_before, count = count, wait_for_room(job.config, patience, leave, job.watcher)
+            config = roster.wait_for_room(patience, leave)
+            num_before, count = count, config.workers.count
             if num_before and count != num_before:
                 _record_resize(job, num_before, count)
-            attempt = _Attempt(job, count, budget.num_restarts)
+            attempt = _Attempt(job, config, roster, budget.num_restarts)
             ended = attempt.run(waiting_since)
             asked = job.control.decide(0)
         except _StoppedEarlyError as stopped:
@@ -95,7 +103,7 @@ def supervise(job: Job) -> RunResult:
             if ended.kind == "unstarted" and time.time() < waiting_since + patience:
                 job.watcher.note("Others took the room that was free for the workers: waiting")
                 continue
-            if attempt.is_preempted and ended.kind in ("lost", "hung", "peer"):
+            if attempt.has_lost_a_node and ended.kind in ("lost", "hung", "peer"):
                 refusal, cause = budget.refuse_preemption(), "preemption"
             else:
                 refusal, cause = budget.refuse(ended), "failure"
@@ -116,9 +124,9 @@ def supervise(job: Job) -> RunResult:
         fence = job.lease.advance()
         headline = why.partition("\n")[0]
         job.run.append_event("restart", attempt=fence.attempt, cause=cause, reason=headline)
+        counted = "" if cause == "resize" else f" (restart {budget.num_restarts})"
         job.watcher.note(
-            f"{headline}: starting again from step {_committed_step(job.run)}"
-            f" (restart {budget.num_restarts})"
+            f"{headline}: starting again from step {_committed_step(job.run)}{counted}"
         )
         job.watcher.workers(WorkersReport(0, count, budget.num_restarts))
 
@@ -132,18 +140,18 @@ def _leave_on_signal(control: Control) -> None:
 class _Attempt:
     """One group of workers, watched from its start to its end."""
 
-    def __init__(self, job: Job, count: int, restarts: int) -> None:
+    def __init__(self, job: Job, config: RunConfig, roster: Roster, restarts: int) -> None:
         self._job = job
-        self._config = with_count(job.config, count)
+        self._config = config
+        self._roster = roster
         self._restarts = restarts
         self._last = Digest()
         self._last_epoch = 0
         self._shown: WorkersReport | None = None
         self._is_preempted = False
         self._signalled_at: float | None = None
+        self._is_growing = False
         self._looked_at = 0.0
-        self._looked_for_room_at = time.monotonic()
-        self._has_seen_room = False
 
     def run(self, waiting_since: float) -> dict[str, Any] | Failure:
         """Start, then watch until the group ends; the results, or what went wrong."""
@@ -155,6 +163,7 @@ class _Attempt:
                 run=job.run,
                 fence=fence,
                 data_sha256=job.ground.data_sha256,
+                hardware=job.ground.hardware,
                 waiting_since=waiting_since,
                 purpose=job.purpose,
                 mailbox=address,
@@ -170,9 +179,16 @@ class _Attempt:
             return group.end(self._last.step, self._name_of)
 
     @property
-    def is_preempted(self) -> bool:
-        """Whether the workers were asked to stop since one of their nodes goes away."""
-        return self._is_preempted and self._signalled_at is None
+    def has_lost_a_node(self) -> bool:
+        """Whether it failed since a node was taken away, which is no failure of the run's.
+
+        Without notice too, where nodes come and go.
+        """
+        if self._signalled_at is not None:
+            return False
+        alive = {node.id for node in session.alive_nodes()}
+        is_gone = any(process.node_id not in alive for process in self._last.processes)
+        return self._is_preempted or (self._job.config.workers.is_elastic and is_gone)
 
     def _name_of(self, rank: int) -> str:
         for process in self._last.processes:
@@ -206,7 +222,9 @@ class _Attempt:
             elif not self._is_preempted and self._loses_a_node(now):
                 self._is_preempted = True
                 mailbox.wish_to_stop(PREEMPTED)
-            elif not self._is_preempted and self._can_grow(now):
+            elif not self._is_preempted and self._can_grow():
+                self._is_growing = True
+                self._job.watcher.note(f"{GROWN}: saving, then going on with them".capitalize())
                 mailbox.wish_to_stop(GROWN)
         elif now - self._signalled_at > _STOPPING_SECONDS:
             raise UserError(
@@ -214,18 +232,11 @@ class _Attempt:
                 f" committed is safe. Go on with: distcnn resume {self._job.run.path}"
             )
 
-    def _can_grow(self, now: float) -> bool:
-        workers, count = self._job.config.workers, self._config.workers.count
-        if not workers.is_elastic or count >= workers.count or not self._last.alive:
+    def _can_grow(self) -> bool:
+        is_training = self._last.alive and self._last_epoch < self._config.training.epochs
+        if not is_training or self._is_growing:
             return False
-        if now - self._looked_for_room_at < _LOOK_FOR_ROOM_EVERY_SECONDS:
-            return False
-        self._looked_for_room_at = now
-        had_room, self._has_seen_room = self._has_seen_room, num_more(workers) > 0
-        if not (had_room and self._has_seen_room):
-            return False
-        self._job.watcher.note("There is room for more workers: saving, then going on with them")
-        return True
+        return self._roster.wants_more_than(self._config.workers.count)
 
     def _loses_a_node(self, now: float) -> bool:
         if now - self._looked_at < _ASK_RAY_EVERY_SECONDS:
@@ -243,6 +254,11 @@ def _record_resize(job: Job, num_before: int, count: int) -> None:
     attempt = job.lease.fence.attempt
     job.run.append_event("resize", attempt=attempt, workers_before=num_before, workers=count)
     job.watcher.note(f"Going on with {count} workers instead of {num_before}")
+
+
+def _record_unfit(job: Job, host: str, reason: str) -> None:
+    job.run.append_event("node_left_out", host=host, reason=reason)
+    job.watcher.note(f"{host} is left out: {reason}")
 
 
 def _record_failure(job: Job, cause: str, why: str) -> None:

@@ -98,6 +98,8 @@ class TrialProcess(tune.Trainable):
         self, config: RunConfig, run: RunDirectory, lease: Lease, task: dict[str, Any]
     ) -> tuple[str, str]:
         dataset = self._dataset = self._dataset or self._load(config)
+        if config.training.is_same_on_any_workers:
+            provenance.check_same_kind(self._shop.ground.hardware, provenance.hardware(config))
         control = Control(Workers(), config.training.checkpoint_every_steps)
         watcher = _TrialWatcher(self._line, self._task, control)
         place = Place(run, lease.fence, dataset, control, watcher, time.time())

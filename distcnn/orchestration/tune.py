@@ -64,7 +64,7 @@ def tune(
     storage = sweep_dir.absolute().parent if sweep_dir else base.storage.directory.absolute()
     with on_cluster(base, _Notes(view), address, storage) as (connected, decided):
         directory = new_sweep_directory(sweep.config.name, base.storage.directory, sweep_dir)
-        resolved = Sweep(sweep.config, sweep.space, decided.config)
+        resolved = Sweep(sweep.config, sweep.space, _resolved_base(sweep.base, decided.config))
         folder = RunDirectory(directory.path)
         with leased(folder, view.note) as lease:
             from distcnn.training import provenance
@@ -91,7 +91,7 @@ def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> S
         connected,
         decided,
     ):
-        resolved = Sweep(sweep.config, sweep.space, decided.config)
+        resolved = Sweep(sweep.config, sweep.space, _resolved_base(sweep.base, decided.config))
         folder = RunDirectory(directory.path)
         with leased(folder, view.note) as lease:
             from distcnn.training import provenance
@@ -116,6 +116,11 @@ def _check_same_sweep(folder: RunDirectory, sweep: Sweep) -> None:
 def _with_a_trials_share(base: RunConfig) -> RunConfig:
     """Trials that each have a core train more images together than one that has them all."""
     return base.with_values(workers={"cpus": base.workers.cpus or 1.0})
+
+
+def _resolved_base(base: RunConfig, decided: RunConfig) -> RunConfig:
+    """The base with all that is decided but the shards, whose default goes by a trial's batch."""
+    return decided.with_values(training={"num_shards": base.training.num_shards})
 
 
 def _search(

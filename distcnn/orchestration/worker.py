@@ -100,7 +100,7 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
             f" trained on ({assignment.data_sha256[:12]}...); make the nodes' data alike"
         )
     if config.training.is_same_on_any_workers:
-        provenance.check_same_kind(run, provenance.hardware(config))
+        provenance.check_same_kind(assignment.hardware, provenance.hardware(config))
     processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
     hosts = tuple(process.host for process in processes)
     place = Place(

@@ -109,7 +109,11 @@ class RunBooks(Books):
             weights_sha256=weights_sha256(module.kept_network.state_dict()),
             val_accuracy=val_accuracy,
         )
-        self.event("checkpoint", step=step, weights_sha256=record.weights_sha256)
+        digests = {"weights_sha256": record.weights_sha256}
+        if average is not None:
+            # In which a difference may be lost in rounding for a while.
+            digests["trained_sha256"] = weights_sha256(module.network.state_dict())
+        self.event("checkpoint", step=step, **digests)
 
     def close(self) -> None:
         """End the attempt's writing."""

@@ -32,10 +32,12 @@ def train(config: RunConfig, watcher: Watcher, run_dir: Location | None = None) 
     Raises:
         UserError: the data cannot be had, the run directory cannot be written, ...
     """
-    if config.workers.count > 1:
+    workers = config.workers
+    if workers.count > 1:
+        one = "workers.min=1 workers.max=1" if workers.is_elastic else "workers.count=1"
         raise UsageError(
-            f"workers.count = {config.workers.count}, and `distcnn train` is one process:"
-            " use `distcnn launch`, which runs on this machine as well, or set workers.count=1"
+            f"workers.count = {workers.count}, and `distcnn train` is one process:"
+            f" use `distcnn launch`, which runs on this machine as well, or set {one}"
         )
     config, dataset = resolve(config, watcher)
     run = new_run(config.name, config.storage.directory, run_dir)

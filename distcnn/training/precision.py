@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from distcnn import onednn
-from distcnn.config import ModelConfig
+from distcnn.config import ModelConfig, RunConfig
 from distcnn.network import build_network
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -21,8 +21,11 @@ _MEASURED_BATCH_SIZE = 128
 _MEASURED_STEPS = 5
 
 
-def decide(model: ModelConfig, device: torch.device) -> tuple[Precision, str]:
-    """The faster precision for training on `device`, and why."""
+def decide(config: RunConfig, device: torch.device) -> tuple[Precision, str]:
+    """The faster precision for training on `device`, and why.
+
+    A run that has to be the same again elsewhere is not decided by what was measured once.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -34,7 +37,9 @@ def decide(model: ModelConfig, device: torch.device) -> tuple[Precision, str]:
     is_x86 = torch.cpu.get_capabilities().get("architecture") == "x86_64"
     if is_x86 or not onednn.supports(torch.bfloat16):
         return "32-true", "the CPU has no bfloat16 units"
-    return _measure(model)
+    if config.training.is_same_on_any_workers:
+        return "32-true", "measuring what is faster might end otherwise on another worker"
+    return _measure(config.model)
 
 
 def bf16_units() -> list[str]:

@@ -10,7 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from distcnn.run_directory.run import RunDirectory
 _PACKAGES = ("distcnn", "ray", "torch", "pytorch-lightning", "torchmetrics", "numpy")
 
 # What decides, besides the config, which kernels run and how they cut their work.
-_KIND = ("cpu", "instruction_set", "l2_cache_kib", "gpu", "torch")
+_KIND = ("cpu", "instruction_set", "further_instructions", "l2_cache_kib", "gpu", "torch")
 _FURTHER_INSTRUCTIONS = ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
 
 Launcher = Literal["local", "ray", "sweep"]
@@ -79,10 +79,15 @@ def check_same_ground(
     """
     before = run.read_provenance()
     if before is None:
-        notify(
+        unknown = (
             f"{run.path} has no provenance.json: whether its config, its data and this machine are"
             " those it began with cannot be told"
         )
+        if config.training.is_same_on_any_workers:
+            raise UserError(
+                f"{unknown}, which training.reproducible=across-workers promises; begin a new run"
+            )
+        notify(unknown)
         return
     if config_sha256(config) != before["config_sha256"]:
         again = f"distcnn train {run.config_path}"
@@ -99,46 +104,50 @@ def check_same_ground(
             f" ({ground.data_name}, {ground.data_sha256[:12]}...);"
             " set DISTCNN_DATA_DIR to the data it began with"
         )
-    others = list(_other_parts(before, ground.hardware))
-    if others and config.training.is_same_on_any_workers:
-        raise _another_kind(others, ground.hardware["host"])
-    for part, then, now in others:
+    began_on = before["hardware"] | before["versions"]
+    if config.training.is_same_on_any_workers:
+        check_same_kind(began_on, ground.hardware)
+    for part, then, now in _other_parts(began_on, ground.hardware):
         notify(
             f"This run began on another {part} ({then}, here {now}):"
             " it goes on, but its last bits may differ from those of an undisturbed run"
         )
 
 
-def check_same_kind(run: RunDirectory, hardware: Mapping[str, Any]) -> None:
-    """Make sure that a worker computes as the first one of its run did.
+def check_same_kind(began_on: Mapping[str, Any], hardware: Mapping[str, Any]) -> None:
+    """Make sure that a worker computes as the one that a run began on, to the last bit.
+
+    Args:
+        began_on: that one's hardware, and its versions as far as they are known.
+        hardware: of the worker, which this is.
 
     Raises:
-        UserError: its device or its torch is of another kind.
+        UserError: the worker's device or its torch is of another kind.
     """
-    before = run.read_provenance()
-    others = list(_other_parts(before, hardware)) if before else []
+    others = list(_other_parts(began_on, hardware))
     if others:
-        raise _another_kind(others, hardware["host"])
+        what = ", ".join(f"{part} {then}, there {now}" for part, then, now in others)
+        raise UserError(
+            f"{hardware['host']} is of another kind than what this run began on ({what}), and would"
+            " give other last bits, which training.reproducible=across-workers rules out; run it"
+            " on the same kind (workers.accelerator_type, workers.label_selector), or begin a run"
+            " there"
+        )
+
+
+def kind(hardware: Mapping[str, Any]) -> str:
+    """What of some hardware decides the last bits of a result, for people."""
+    return ", ".join(str(hardware[part]) for part in _KIND if hardware.get(part))
 
 
 def _other_parts(
-    before: Mapping[str, Any], hardware: Mapping[str, Any]
+    began_on: Mapping[str, Any], hardware: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
     """What may change the last bits: its name, as it was and as it is."""
-    then = before["hardware"] | before["versions"]
     now = {**hardware, **versions()}
     for part in _KIND:
-        if now[part] != then.get(part, now[part]):
-            yield part, then[part], now[part]
-
-
-def _another_kind(others: Sequence[tuple[str, str, str]], host: str) -> UserError:
-    what = ", ".join(f"{part} {then}, there {now}" for part, then, now in others)
-    return UserError(
-        f"{host} is of another kind than what this run began on ({what}), and would give other"
-        " last bits, which training.reproducible=across-workers rules out; run it on the same"
-        " kind (workers.accelerator_type, workers.label_selector), or begin a run there"
-    )
+        if now[part] != began_on.get(part, now[part]):
+            yield part, began_on[part], now[part]
 
 
 def versions() -> dict[str, str]:
@@ -158,7 +167,8 @@ def hardware(config: RunConfig) -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "cpu": cpu_name(),
-        "instruction_set": instruction_set(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "further_instructions": further_instructions(),
         "l2_cache_kib": torch.cpu.get_capabilities().get("l2_cache_size", 0) // 1024,
         "cores": os.cpu_count(),
         "threads": config.workers.threads,
@@ -172,11 +182,10 @@ def cpu_name() -> str:
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown")
 
 
-def instruction_set() -> str:
-    """The vector instructions of this CPU among which kernels choose: `AVX512 amx_bf16`."""
+def further_instructions() -> str:
+    """The vector instructions of this CPU among which kernels choose besides: `amx_bf16 ...`."""
     capabilities = torch.cpu.get_capabilities()
-    further = [name for name in _FURTHER_INSTRUCTIONS if capabilities.get(name)]
-    return " ".join([torch.backends.cpu.get_cpu_capability(), *further])
+    return " ".join(name for name in _FURTHER_INSTRUCTIONS if capabilities.get(name))
 
 
 def _git_revision() -> dict[str, Any] | None:

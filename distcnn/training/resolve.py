@@ -35,7 +35,7 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
     chosen = config.training.precision
     if chosen == "auto":
         device = torch.device("cuda" if gpus else "cpu")
-        chosen, reason = precision.decide(config.model, device)
+        chosen, reason = precision.decide(config, device)
         watcher.note(f"Precision: {chosen}, since {reason}")
     cpus = workers.cpus or _share_by_default(config)
     return with_decisions(config, dataset.name, chosen, cpus, gpus), dataset

@@ -67,9 +67,9 @@ def cluster(home: Path) -> Generator[Cluster]:
         cluster.shutdown()
 
 
-def add_node(cluster: Cluster, zone: str) -> Any:
+def add_node(cluster: Cluster, zone: str, **more: Any) -> Any:
     return cluster.add_node(
-        num_cpus=2, object_store_memory=80 * 2**20, labels={"zone": zone}, wait=True
+        num_cpus=2, object_store_memory=80 * 2**20, labels={"zone": zone}, wait=True, **more
     )
 
 
@@ -117,10 +117,12 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
 
 
 def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path: Path) -> None:
-    """Then it loses both, waits, says why it ends, and goes on when nodes have come back."""
+    """One that computes otherwise is left out. Then it loses both, waits, says why it ends, and
+    goes on when one has come back.
+    """
     elastic = [
         *("training.reproducible=across-workers", "training.num_shards=4"),
-        *("training.epochs=60", "training.checkpoint_every_steps=100", ONE_CPU),
+        *("training.epochs=100", "training.checkpoint_every_steps=100", ONE_CPU),
     ]
     alone = tmp_path / "alone"
     finish(train_command(alone, *elastic))
@@ -135,6 +137,9 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     cluster.remove_node(nodes.pop(), allow_graceful=False)
     wait_for_training(run, process, attempt=2, num_saves=1)
     assert times(run, "first_step")[1] - lost_at < 45
+    other = add_node(cluster, "elastic", env_vars={"ATEN_CPU_CAPABILITY": "avx2"})
+    wait_for(lambda: len(times(run, "node_left_out")) == 1, process)
+    cluster.remove_node(other, allow_graceful=False)
     came_at = time.time()
     nodes.append(add_node(cluster, "elastic"))
     wait_for_training(run, process, attempt=3, num_saves=1)
@@ -144,6 +149,7 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     output = end(process, expected=1)
     assert "Waiting for 2 workers of 1 CPU on nodes with zone=elastic" in output
     assert "did not become free within 5 s" in output
+    assert re.search(r"is left out: it computes differently: .*AVX2, .*the run's workers", output)
     nodes = [add_node(cluster, "elastic")]
     finish(on(cluster, distcnn("resume", run)))
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [4, 2, 4, 2]

@@ -360,11 +360,26 @@ def test_its_workers_are_no_part_of_its_identity_but_their_threads():
     assert ordinary.with_values(workers={"count": 2}).identity != ordinary.identity
 
 
-def test_elastic_workers_have_two_bounds():
-    workers = RunConfig.from_plain({"workers": {"min": 2, "max": 4}}).workers
-    assert (workers.is_elastic, workers.least, workers.count) == (True, 2, 4)
+def test_elastic_workers_have_two_bounds_in_the_place_of_a_count():
+    for bounds in ({"min": 2, "max": 4}, {"min": 2, "max": 4, "count": 3}):
+        workers = RunConfig.from_plain({"workers": bounds}).workers
+        assert (workers.is_elastic, workers.least, workers.count) == (True, 2, 4)
     assert not RunConfig().workers.is_elastic
     assert RunConfig().workers.least == 1
+
+
+def test_an_elastic_run_may_be_gone_on_with_within_other_bounds():
+    elastic = RunConfig().with_values(workers={"min": 2, "max": 4, "cpus": 1})
+    assert elastic.with_values(workers={"min": 1, "max": 8}).identity == elastic.identity
+    assert elastic.identity != RunConfig().with_values(workers={"count": 4, "cpus": 1}).identity
+
+
+def test_any_number_of_workers_between_the_bounds_has_images_for_all_its_shards():
+    """Five workers have a shard each; four would have two, of which one had no image."""
+    training = {"global_batch_size": 7, "num_shards": 5}
+    RunConfig().with_values(training=training, workers={"count": 5})
+    with pytest.raises(ValidationError, match="leaves a worker without an image"):
+        RunConfig().with_values(training=training, workers={"min": 4, "max": 5})
 
 
 @pytest.mark.parametrize(
@@ -373,7 +388,6 @@ def test_elastic_workers_have_two_bounds():
         ({"min": 2}, "set both, or count"),
         ({"max": 2}, "set both, or count"),
         ({"min": 3, "max": 2}, "min = 3 exceeds max = 2"),
-        ({"min": 1, "max": 2, "count": 1}, "set count, or min and max"),
     ],
 )
 def test_bounds_that_do_not_go_together_are_refused(workers, message):

@@ -47,6 +47,12 @@ def test_a_request_is_what_the_config_asks_for() -> None:
     assert str(asked) == "4 workers of 2.5 CPU and 1 GPU (A100) on nodes with zone=a"
 
 
+def test_an_elastic_run_asks_for_what_it_needs_to_go_on() -> None:
+    elastic = request(min=2, max=8)
+    assert elastic.count == 2
+    assert "would fit: workers.min=1" in (shortfall(elastic, [node(CPU=1)]) or "")
+
+
 def test_without_gpus_none_are_asked_for() -> None:
     assert request(count=1).resources == {"CPU": 1}
     assert str(request(count=1)) == "1 worker of 1 CPU"

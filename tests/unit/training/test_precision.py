@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distcnn.config import ModelConfig
+from distcnn.config import RunConfig
 from distcnn.training import precision
 from tests.unit.needs import needs_bfloat16
 
@@ -25,12 +25,15 @@ def test_a_cpu_that_says_what_it_has_is_believed(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.delattr(precision, "_measure")
-    assert precision.decide(ModelConfig(), CPU)[0] == expected
+    assert precision.decide(RunConfig(), CPU)[0] == expected
 
 
 @needs_bfloat16
 def test_another_kind_of_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
-    chosen, reason = precision.decide(ModelConfig(channels=(2,)), CPU)
+    config = RunConfig().with_values(model={"channels": [2]})
+    chosen, reason = precision.decide(config, CPU)
     assert chosen in ("32-true", "bf16-mixed")
     assert "measured" in reason
+    across = config.with_values(training={"reproducible": "across-workers"})
+    assert precision.decide(across, CPU)[0] == "32-true"
