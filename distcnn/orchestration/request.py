@@ -11,6 +11,7 @@ from distcnn.config_file import plain_to_yaml, to_yaml
 
 # Ray counts resources in units of 1/10,000.
 _UNIT = 1e-4
+_NODE_ID = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Request:
     """A node has to have them."""
     count_field: str = "workers.count"
     """Where the config says how many."""
+    without: frozenset[str] = frozenset()
+    """Nodes that are left out, by their id."""
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """The nodes that may be taken, as Ray's label selectors have it."""
+        others = {_NODE_ID: f"!in({','.join(sorted(self.without))})"} if self.without else {}
+        return {**self.labels, **others}
 
     @classmethod
     def of(cls, workers: WorkersConfig) -> Request:
@@ -62,6 +71,8 @@ def capacity(request: Request, nodes: Iterable[Node]) -> int:
 
 
 def _room(request: Request, node: Node) -> int:
+    if node.id in request.without:
+        return 0
     if not all(matches(value, node.labels.get(key)) for key, value in request.labels.items()):
         return 0
     return min(

@@ -56,7 +56,7 @@ def reserved(
     group = placement_group(
         [dict(request.resources)] * request.count,
         strategy=request.strategy,
-        bundle_label_selector=[dict(request.labels)] * request.count,
+        bundle_label_selector=[request.selector] * request.count,
     )
     began = last_possible = time.monotonic()
     say_at = _PATIENCE_SECONDS

@@ -103,7 +103,8 @@ def _supervise(job: Job, roster: Roster) -> RunResult:
             if ended.kind == "unstarted" and time.time() < waiting_since + patience:
                 job.watcher.note("Others took the room that was free for the workers: waiting")
                 continue
-            if attempt.has_lost_a_node and ended.kind in ("lost", "hung", "peer"):
+            is_gone = ended.kind in ("lost", "hung", "peer")
+            if is_gone and (attempt.is_preempted or roster.has_lost_one_of(attempt.nodes)):
                 refusal, cause = budget.refuse_preemption(), "preemption"
             else:
                 refusal, cause = budget.refuse(ended), "failure"
@@ -179,16 +180,14 @@ class _Attempt:
             return group.end(self._last.step, self._name_of)
 
     @property
-    def has_lost_a_node(self) -> bool:
-        """Whether it failed since a node was taken away, which is no failure of the run's.
+    def is_preempted(self) -> bool:
+        """Whether the workers were asked to stop since one of their nodes goes away."""
+        return self._is_preempted and self._signalled_at is None
 
-        Without notice too, where nodes come and go.
-        """
-        if self._signalled_at is not None:
-            return False
-        alive = {node.id for node in session.alive_nodes()}
-        is_gone = any(process.node_id not in alive for process in self._last.processes)
-        return self._is_preempted or (self._job.config.workers.is_elastic and is_gone)
+    @property
+    def nodes(self) -> set[str]:
+        """On which the workers were, by their id."""
+        return {process.node_id for process in self._last.processes}
 
     def _name_of(self, rank: int) -> str:
         for process in self._last.processes:
@@ -257,7 +256,8 @@ def _record_resize(job: Job, num_before: int, count: int) -> None:
 
 
 def _record_unfit(job: Job, host: str, reason: str) -> None:
-    job.run.append_event("node_left_out", host=host, reason=reason)
+    attempt = job.lease.fence.attempt
+    job.run.append_event("node_left_out", attempt=attempt, host=host, reason=reason)
     job.watcher.note(f"{host} is left out: {reason}")
 
 

@@ -122,7 +122,7 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     """
     elastic = [
         *("training.reproducible=across-workers", "training.num_shards=4"),
-        *("training.epochs=100", "training.checkpoint_every_steps=100", ONE_CPU),
+        *("training.epochs=90", "training.checkpoint_every_steps=100", ONE_CPU),
     ]
     alone = tmp_path / "alone"
     finish(train_command(alone, *elastic))
@@ -155,6 +155,7 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [4, 2, 4, 2]
     resizes = [event for event in events(run) if event["event"] == "resize"]
     assert [(each["workers_before"], each["workers"]) for each in resizes] == [(4, 2), (2, 4)]
+    assert (restarts(run, "preemption"), restarts(run, "failure")) == (2, 0)
     assert_same_result(run, alone)
     cluster.remove_node(nodes.pop(), allow_graceful=False)
 

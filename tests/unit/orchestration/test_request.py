@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -51,6 +52,14 @@ def test_an_elastic_run_asks_for_what_it_needs_to_go_on() -> None:
     elastic = request(min=2, max=8)
     assert elastic.count == 2
     assert "would fit: workers.min=1" in (shortfall(elastic, [node(CPU=1)]) or "")
+
+
+def test_nodes_that_are_left_out_have_no_room_and_are_not_selected() -> None:
+    asked = replace(request(count=2, label_selector={"zone": "a"}), without=frozenset("yx"))
+    assert asked.selector == {"zone": "a", "ray.io/node-id": "!in(x,y)"}
+    nodes = [node(host=name, labels={"zone": "a"}, CPU=2) for name in ("w", "x")]
+    assert capacity(asked, nodes) == 2
+    assert str(asked) == "2 workers of 1 CPU on nodes with zone=a"
 
 
 def test_without_gpus_none_are_asked_for() -> None:
