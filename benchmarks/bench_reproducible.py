@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from ray.cluster_utils import Cluster
 from torch import distributed
@@ -183,7 +184,10 @@ def accuracy(seeds: int, scratch: Path) -> dict[str, list[float]]:
 
 
 def elastic(rounds: int, scratch: Path) -> dict[str, list[float]]:
-    """Seconds from a node's loss, and from one that comes, to the first step of who goes on."""
+    """Seconds from a node's loss, and from one that comes, to the first step of who goes on.
+
+    A node is `lost` when its processes are killed, and `silent` when they stop answering.
+    """
     os.environ |= {"HOME": str(_folder(scratch, "home")), "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     cluster = Cluster(initialize_head=True, head_node_args=_node(num_cpus=0))
@@ -193,17 +197,21 @@ def elastic(rounds: int, scratch: Path) -> dict[str, list[float]]:
     words += ["training.epochs=1000", "training.checkpoint_every_steps=200"]
     more = ["recovery.max_failures=100", f"--address={cluster.address}"]
     process = start([*command(words, run, None), *more])
-    seen: dict[str, list[float]] = {"lost": [], "came": []}
+    seen: dict[str, list[float]] = {"lost": [], "silent": [], "came": []}
     try:
         _next_first_step(run, process, 0)
         for number in range(rounds):
-            for kind in seen:
+            for kind in ("lost", "came", "silent", "came"):
                 num_before, began = len(times(run, "first_step")), time.time()
                 if kind == "lost":
                     cluster.remove_node(nodes.pop(), allow_graceful=False)
+                elif kind == "silent":
+                    _stop_answering(nodes[-1])
                 else:
                     nodes.append(cluster.add_node(**_node(num_cpus=2)))
                 seen[kind].append(_next_first_step(run, process, num_before) - began)
+                if kind == "silent":
+                    cluster.remove_node(nodes.pop(), allow_graceful=False)
             say(f"round {number + 1}/{rounds}: { {kind: v[-1] for kind, v in seen.items()} } s")
     finally:
         process.kill()
@@ -214,6 +222,12 @@ def elastic(rounds: int, scratch: Path) -> dict[str, list[float]]:
 
 def _node(num_cpus: int) -> dict[str, Any]:
     return {"num_cpus": num_cpus, "object_store_memory": 80 * 2**20}
+
+
+def _stop_answering(node: Any) -> None:
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for process in (raylet, *raylet.children(recursive=True)):
+        process.suspend()
 
 
 def _next_first_step(run: Path, process: subprocess.Popen[str], num_before: int) -> float:

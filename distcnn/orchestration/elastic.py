@@ -191,7 +191,8 @@ class Roster:
     def _settled(self, check: Callable[[], None]) -> int:
         """How many there is room for, beside the least, which is reserved."""
         most, least = self._workers.count, self._workers.least
-        gone = draining_nodes() | self._unfit | self._asked_ids
+        silent = self._asked_ids
+        gone = draining_nodes() | self._unfit | silent
         staying = [node for node in alive_nodes() if node.id not in gone]
         hoped_for = min(most, capacity(self._request, staying))
         deadline = time.monotonic() + _SETTLE_SECONDS
@@ -200,7 +201,8 @@ class Roster:
             before, count = count, min(most, least + self._num_more())
             # What Ray tells is a little late: only what it tells twice is believed.
             is_late = time.monotonic() > deadline
-            if count == before and (is_late or (count >= hoped_for and not self._asked)):
+            is_waiting = count < hoped_for or not self._asked_ids <= silent
+            if count == before and (is_late or not is_waiting):
                 return count
             check()
             time.sleep(_LOOK_EVERY_SECONDS)

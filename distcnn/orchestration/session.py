@@ -28,8 +28,9 @@ TRAIN_SETTINGS = {
     # Seconds between two looks, and of a look where no worker has an answer: by default 2, which
     # is also how long each start and end waits.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    # Seconds without an answer after which a worker counts as hung: by default 600.
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
+    # Seconds without an answer after which a worker counts as hung: by default 600. A node that
+    # falls silent is to be replaced within 45, of which its successors take 20 to start.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "20",
     # Seconds for the workers of a group to be placed; waiting for nodes is done before that.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     # Whatever Ray Train does besides: nodes that are taken away are watched by the supervisor,
