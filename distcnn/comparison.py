@@ -38,7 +38,8 @@ class Comparison:
 
     def __str__(self) -> str:
         one, other = (digest[:16] for digest in self.weights_sha256)
-        alike = f"{self.num_alike} checkpoints alike, the last one at step {self.last_alike}"
+        checkpoints = "1 checkpoint" if self.num_alike == 1 else f"{self.num_alike} checkpoints"
+        alike = f"{checkpoints} alike, the last one at step {self.last_alike}"
         if self.first_different is not None:
             lines = [f"They first differ at step {self.first_different} (weights {one}, {other})"]
             lines.append(f"Before it: {alike}" if self.num_alike else "No checkpoint is alike")

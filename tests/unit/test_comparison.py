@@ -33,6 +33,11 @@ def test_identical_runs(tmp_path: Path) -> None:
     )
 
 
+def test_one_checkpoint(tmp_path: Path) -> None:
+    compared = compare(a_run(tmp_path / "a", "a"), a_run(tmp_path / "b", "a"))
+    assert "Identical: 1 checkpoint alike, the last one at step 10 " in str(compared)
+
+
 def test_the_first_step_that_differs(tmp_path: Path) -> None:
     compared = compare(a_run(tmp_path / "a", "abcd"), a_run(tmp_path / "b", "abxd"))
     assert (compared.num_alike, compared.last_alike, compared.first_different) == (2, 20, 30)
