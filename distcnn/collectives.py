@@ -74,7 +74,7 @@ def host_memory_works() -> bool:
 
 
 class GroupCollectives:
-    """By torch's default process group. Of a row per worker, as many bytes are sent as in a ring."""
+    """By torch's default process group. With a row per worker, it sends as much as in a ring."""
 
     def __init__(self) -> None:
         self.name = distributed.get_backend()

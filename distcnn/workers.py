@@ -1,8 +1,8 @@
 """The processes that train one run together, and all that they say to each other.
 
 Whatever is added up here has one layout and one order from the first step to the last, so that the
-same number of workers gives the same bits, resumed or not; and any number of them, where the order is
-one over shards.
+same number of workers gives the same bits, resumed or not; and so does any number of them where the
+order is one over shards.
 """
 
 from __future__ import annotations

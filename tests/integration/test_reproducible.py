@@ -16,6 +16,7 @@ from tests.integration.launches import (
     wait_for_training,
 )
 from tests.integration.runs import assert_same_result, distcnn, finish, start, train_command
+from tests.integration.test_tune import trial, tune_command
 
 ACROSS = [
     "training.reproducible=across-workers",
@@ -59,6 +60,16 @@ def test_workers_are_killed_and_others_in_another_number_go_on(alone: Path, tmp_
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [3, 3, 2, 1, 4]
     assert_same_result(run, alone)
     assert "Identical: " in finish(distcnn("compare", run, alone))
+
+
+def test_trials_of_two_workers_and_of_one_are_the_same(tmp_path: Path) -> None:
+    for count in (1, 2):
+        more = ["training.epochs=1", "num_trials=2", f"workers.count={count}"]
+        more += ["training.reproducible=across-workers", "workers.cpus=0.5"]
+        finish(tune_command("tune", tmp_path / f"{count}", *more))
+    for number in (1, 2):
+        one, two = (trial(tmp_path / f"{count}", number) for count in (1, 2))
+        assert "Identical: " in finish(distcnn("compare", one, two))
 
 
 def test_what_cannot_be_promised_is_refused(alone: Path, tmp_path: Path) -> None:
