@@ -63,7 +63,7 @@ def compare(one: RunDirectory, other: RunDirectory) -> Comparison:
             f"{one.path} and {other.path} have no checkpoint at the same step: these are at the"
             " ends of epochs, and at every training.checkpoint_every_steps"
         )
-    different = next((step for step in common if left[step] != right[step]), None)
+    different = next((step for step in common if _differ(left[step], right[step])), None)
     alike = [step for step in common if different is None or step < different]
     at = common[-1] if different is None else different
     has_ended = all((run.read_results() or {}).get("status") == "completed" for run in (one, other))
@@ -86,6 +86,11 @@ def _digests(run: RunDirectory) -> dict[int, list[str]]:
     names = ("weights_sha256", "trained_sha256")
     found = {event["step"]: [event[name] for name in names if name in event] for event in saved}
     return {step: digests for step, digests in found.items() if digests}
+
+
+def _differ(one: list[str], other: list[str]) -> bool:
+    """By the digests that both have."""
+    return any(left != right for left, right in zip(one, other, strict=False))
 
 
 def _differences(one: RunDirectory, other: RunDirectory) -> Iterator[str]:

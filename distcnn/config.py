@@ -269,6 +269,11 @@ class WorkersConfig(Section):
             raise ValueError("min and max go together: set both, or count")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min = {self.min} exceeds max = {self.max}")
+        if self.is_elastic and "ray.io/node-id" in self.label_selector:
+            raise ValueError(
+                "label_selector has ray.io/node-id, but which nodes elastic workers are on changes;"
+                " select them by another label"
+            )
         return self
 
     @model_validator(mode="after")

@@ -83,14 +83,19 @@ class Look:
     """Looks at nodes, on which each writes a file into a folder beside the runs for that.
 
     Raises:
-        OSError, UserError: the driver cannot write there.
+        UserError: the driver cannot write there.
     """
 
     def __init__(self, config: RunConfig, storage: Location) -> None:
         self._config = config
         self._folder = storage / f".preflight-{secrets.token_hex(4)}"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / DRIVERS_FILE, b"driver")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._folder / DRIVERS_FILE, b"driver")
+        except (OSError, UserError) as error:
+            raise UserError(
+                f"the driver cannot write to {storage}: {error}; set storage.directory or --run-dir"
+            ) from error
 
     def at(self, node: Node, where: Any, resources: Mapping[str, float]) -> Any:
         """Begin to look at a node, with these resources of it; `facts` takes what this returns."""
@@ -116,9 +121,10 @@ class Look:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        for file in self._folder.iterdir():
-            file.unlink(missing_ok=True)
-        with suppress(OSError):  # A node that answers too late may still write there.
+        # A node that answers too late may still write there; what is out of reach is left.
+        with suppress(OSError, UserError):
+            for file in self._folder.iterdir():
+                file.unlink(missing_ok=True)
             self._folder.rmdir()
 
 
@@ -127,9 +133,8 @@ def _look_at_nodes(
 ) -> tuple[list[NodeFacts], list[Finding]]:
     try:
         look = Look(config, storage)
-    except (OSError, UserError) as error:
-        what = f"the driver cannot write to {storage}: {error}; set storage.directory or --run-dir"
-        return [], [Finding("fail", "storage", what)]
+    except UserError as error:
+        return [], [Finding("fail", "storage", str(error))]
     with closing(look):
         asked = [
             look.at(node, NodeAffinitySchedulingStrategy(node.id, soft=False), {}) for node in nodes
@@ -180,7 +185,8 @@ def unanswered(error: Exception) -> str:
 
 def _versions(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
     for name, wanted in software().items() if facts else ():
-        others = {fact.host: fact.versions[name] for fact in facts if fact.versions[name] != wanted}
+        found_on = {fact.host: fact.versions.get(name, "none") for fact in facts}
+        others = {host: found for host, found in found_on.items() if found != wanted}
         if others:
             found = ", ".join(f"{version} on {host}" for host, version in others.items())
             what = f"{wanted} at the driver, {found}; install the same everywhere"

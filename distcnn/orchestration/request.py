@@ -11,7 +11,7 @@ from distcnn.config_file import plain_to_yaml, to_yaml
 
 # Ray counts resources in units of 1/10,000.
 _UNIT = 1e-4
-_NODE_ID = "ray.io/node-id"
+NODE_ID = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Request:
     @property
     def selector(self) -> dict[str, str]:
         """The nodes that may be taken, as Ray's label selectors have it."""
-        others = {_NODE_ID: f"!in({','.join(sorted(self.without))})"} if self.without else {}
+        others = {NODE_ID: f"!in({','.join(sorted(self.without))})"} if self.without else {}
         return {**self.labels, **others}
 
     @classmethod

@@ -36,6 +36,7 @@ def reserved(
     watcher: Watcher,
     *,
     has_run: bool = False,
+    waited_seconds: float = 0.0,
 ) -> Generator[PlacementGroup]:
     """Hold what is asked for until the end of the block.
 
@@ -48,6 +49,7 @@ def reserved(
         watcher: told that there is a wait, and again every half a minute.
         has_run: there was room once; nodes that are gone may come again, whoever brings them, so
             that an autoscaler which knows of none does not end the wait.
+        waited_seconds: of the limit, those that are over.
 
     Raises:
         NoRoomError: it did not become free in time.
@@ -59,7 +61,7 @@ def reserved(
         bundle_label_selector=[request.selector] * request.count,
     )
     began = last_possible = time.monotonic()
-    say_at = _PATIENCE_SECONDS
+    say_at = waited_seconds + _PATIENCE_SECONDS
     try:
         while not group.wait(_LOOK_EVERY_SECONDS):
             check()
@@ -68,7 +70,7 @@ def reserved(
                 last_possible = now
             elif now - last_possible > _SURE_AFTER_SECONDS:
                 raise UserError(_impossible(request))
-            waited = now - began
+            waited = waited_seconds + now - began
             if waited > limit_seconds:
                 raise NoRoomError(
                     f"{request} did not become free within {duration(limit_seconds)}"

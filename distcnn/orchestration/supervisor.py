@@ -14,10 +14,12 @@ from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.orchestration import session
 from distcnn.orchestration.assignment import Assignment, Purpose
-from distcnn.orchestration.elastic import Roster, Standard
+from distcnn.orchestration.elastic import Roster
 from distcnn.orchestration.failures import Budget, Failure
 from distcnn.orchestration.group import Group
+from distcnn.orchestration.inspection import Inspection, Standard
 from distcnn.orchestration.mailbox import Digest, Mailbox, opened, relay
+from distcnn.orchestration.room import NoRoomError
 from distcnn.progress import LaunchWatcher, WorkersReport
 from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, RunResult
@@ -70,8 +72,8 @@ def supervise(job: Job) -> RunResult:
     """
     standard = Standard(job.config, job.ground, job.run.path.parent)
     on_unfit = partial(_record_unfit, job)
-    with Roster(standard, job.nodes, job.watcher, on_unfit) as roster:
-        return _supervise(job, roster)
+    with Inspection(standard, job.nodes, on_unfit) as nodes:
+        return _supervise(job, Roster(job.config, nodes, job.watcher))
 
 
 def _supervise(job: Job, roster: Roster) -> RunResult:
@@ -85,12 +87,12 @@ def _supervise(job: Job, roster: Roster) -> RunResult:
             _leave_on_signal(job.control)
             leave = partial(_leave_on_signal, job.control)
             config = roster.wait_for_room(patience, leave)
-            num_before, count = count, config.workers.count
-            if num_before and count != num_before:
-                _record_resize(job, num_before, count)
-            attempt = _Attempt(job, config, roster, budget.num_restarts)
+            attempt = _Attempt(job, config, roster, budget.num_restarts, num_before=count)
             ended = attempt.run(waiting_since)
             asked = job.control.decide(0)
+        except NoRoomError as error:
+            job.run.append_event("no_room", attempt=fence.attempt, reason=str(error))
+            raise
         except _StoppedEarlyError as stopped:
             return _give_up(job, "stopped", stopped.decision.reason, stopped.decision.signal_number)
         if isinstance(ended, Failure):
@@ -104,7 +106,7 @@ def _supervise(job: Job, roster: Roster) -> RunResult:
                 job.watcher.note("Others took the room that was free for the workers: waiting")
                 continue
             is_gone = ended.kind in ("lost", "hung", "peer")
-            if is_gone and (attempt.is_preempted or roster.has_lost_one_of(attempt.nodes)):
+            if is_gone and (attempt.is_preempted or roster.look_for_losses(attempt.nodes)):
                 refusal, cause = budget.refuse_preemption(), "preemption"
             else:
                 refusal, cause = budget.refuse(ended), "failure"
@@ -116,6 +118,7 @@ def _supervise(job: Job, roster: Roster) -> RunResult:
         else:
             stopped_by = asked.signal_number if ended["status"] == "stopped" else None
             return RunResult(job.run, ended, stopped_by)
+        count = config.workers.count
         waiting_since = time.time()
         if cause != "resize":
             _record_failure(job, cause, why)
@@ -141,8 +144,11 @@ def _leave_on_signal(control: Control) -> None:
 class _Attempt:
     """One group of workers, watched from its start to its end."""
 
-    def __init__(self, job: Job, config: RunConfig, roster: Roster, restarts: int) -> None:
+    def __init__(
+        self, job: Job, config: RunConfig, roster: Roster, restarts: int, num_before: int
+    ) -> None:
         self._job = job
+        self._num_before = num_before
         self._config = config
         self._roster = roster
         self._restarts = restarts
@@ -186,8 +192,10 @@ class _Attempt:
 
     @property
     def nodes(self) -> set[str]:
-        """On which the workers were, by their id."""
-        return {process.node_id for process in self._last.processes}
+        """On which the workers were, by their id; empty where not all had begun."""
+        processes = self._last.processes
+        is_known = len(processes) == self._config.workers.count
+        return {process.node_id for process in processes} if is_known else set()
 
     def _name_of(self, rank: int) -> str:
         for process in self._last.processes:
@@ -205,6 +213,8 @@ class _Attempt:
         if digest.alive:
             count = self._config.workers.count
             report = WorkersReport(digest.alive, count, self._restarts)
+            if self._shown is None and self._num_before not in (0, count):
+                _record_resize(self._job, self._num_before, count)
             if report != self._shown:
                 self._shown = report
                 self._job.watcher.workers(report)

@@ -124,9 +124,9 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
         *("training.reproducible=across-workers", "training.num_shards=4"),
         *("training.epochs=90", "training.checkpoint_every_steps=100", ONE_CPU),
     ]
-    alone = tmp_path / "alone"
+    alone, run = tmp_path / "alone", tmp_path / "run"
     finish(train_command(alone, *elastic))
-    run = tmp_path / "run"
+    before = alive(cluster)
     bounds = ["workers.min=2", "workers.max=4", "workers.label_selector={zone: elastic}"]
     command = on(cluster, distcnn("launch", "article", *WITHOUT_WORKERS, *elastic, *bounds))
     command += ["recovery.wait_for_workers_seconds=5", "--run-dir", str(run)]
@@ -156,8 +156,11 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     resizes = [event for event in events(run) if event["event"] == "resize"]
     assert [(each["workers_before"], each["workers"]) for each in resizes] == [(4, 2), (2, 4)]
     assert (restarts(run, "preemption"), restarts(run, "failure")) == (2, 0)
+    assert "no_room" in {event["event"] for event in events(run)}
     assert_same_result(run, alone)
     cluster.remove_node(nodes.pop(), allow_graceful=False)
+    while alive(cluster) != before:  # Ray learns of it late.
+        time.sleep(0.5)
 
 
 def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_path: Path) -> None:

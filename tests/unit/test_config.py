@@ -388,6 +388,7 @@ def test_any_number_of_workers_between_the_bounds_has_images_for_all_its_shards(
         ({"min": 2}, "set both, or count"),
         ({"max": 2}, "set both, or count"),
         ({"min": 3, "max": 2}, "min = 3 exceeds max = 2"),
+        ({"min": 1, "max": 2, "label_selector": {"ray.io/node-id": "a"}}, "by another label"),
     ],
 )
 def test_bounds_that_do_not_go_together_are_refused(workers, message):
