@@ -55,7 +55,7 @@ bench-ray: $(VENV)/.installed  ## measure launches against Ray's guide and one p
 bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and their own training (80 min)
 	$(BIN)/python -m benchmarks.bench_tune $(ARGS)
 
-bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (25 min)
+bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (35 min)
 	$(BIN)/python -m benchmarks.bench_reproducible $(ARGS)
 
 clean:  ## remove .venv and caches; runs are kept
