@@ -35,9 +35,10 @@ LEVELS = (
         "findings",
     },
     {"data", "run_directory"},
-    {"module", "sweep"},
+    {"module", "sweep", "summary"},
     {"training"},
-    {"comparison", "orchestration", "summary", "doctor"},
+    {"cluster"},
+    {"comparison", "orchestration", "doctor"},
     {"cli"},
 )
 # What has to answer at once, on a machine that trains nothing.
@@ -57,6 +58,7 @@ LIGHT = {
     "describe",
     "run_directory",
     "sweep",
+    "cluster",
 }
 HEAVY = {"torch", "pytorch_lightning", "torchmetrics", "ray"}
 # What only who keeps runs in an object store, or has a sweep learn, waits for.

@@ -1,0 +1,213 @@
+"""What is submitted: a run or a sweep, where it is kept, and the cluster that it is to have."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from distcnn import config_file
+from distcnn.cluster.handle import ID
+from distcnn.cluster.spec import ClusterSpec
+from distcnn.config import RunConfig
+from distcnn.errors import UsageError
+from distcnn.location import Location
+from distcnn.sweep import file as sweep_file
+from distcnn.sweep.file import Sweep
+
+Kind = Literal["run", "sweep"]
+
+TICKET = "job.json"
+CONFIG = "config.yaml"
+SWEEP = "sweep.yaml"
+_BASE = "base.yaml"
+# Of an id, 16 are the time's.
+_LONGEST_NAME = 30
+# What has to be the same where the job was made and where it runs.
+_COMPARED = ("distcnn", "torch", "pytorch-lightning", "ray")
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a driver on the cluster is told, besides the run's or the sweep's own documents."""
+
+    id: str
+    submission: str
+    """Of this time that the job was submitted; the same when a target takes it up again."""
+    kind: Kind
+    run_dir: str
+    max_seconds: int
+    grace_seconds: int
+    is_embedded: bool
+    """Whether the driver has a Ray of its own; else the cluster's."""
+    versions: Mapping[str, str]
+    """Those where the job was made."""
+    only_preflight: bool = False
+    """Check the cluster, and train nothing."""
+
+    def to_json(self) -> str:
+        """The content of the file that travels."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Ticket:
+        """What `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is to be known of a job before it is sent."""
+
+    id: str
+    kind: Kind
+    run_dir: Location
+    spec: ClusterSpec
+    documents: Mapping[str, str]
+    """The resolved run config, or the sweep and its base, by the names of their files."""
+    submission: str = field(default_factory=lambda: uuid.uuid4().hex)
+    only_preflight: bool = False
+
+    @property
+    def ticket(self) -> Ticket:
+        """What its driver is told."""
+        return Ticket(
+            id=self.id,
+            submission=self.submission,
+            kind=self.kind,
+            run_dir=str(self.run_dir),
+            max_seconds=self.spec.max_seconds,
+            grace_seconds=self.spec.grace_seconds,
+            is_embedded=self.spec.target == "local",
+            versions=versions(),
+            only_preflight=self.only_preflight,
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of what it computes, SHA-256: two jobs of one id have to have the same."""
+        return hashlib.sha256(json.dumps(dict(self.documents), sort_keys=True).encode()).hexdigest()
+
+
+def job_of_run(
+    config: RunConfig, spec: ClusterSpec, run_dir: Location | None, job_id: str | None
+) -> Job:
+    """A job that trains a run.
+
+    Args:
+        config: as the user wrote it.
+        spec: of its cluster.
+        run_dir: the run's folder; `<storage.directory>/<id>` by default.
+        job_id: by default the name of `run_dir`, else the run's name and the time.
+
+    Raises:
+        UsageError: see `checked_id` and `kept_at`.
+    """
+    chosen = checked_id(job_id, run_dir, config.name)
+    kept = kept_at(run_dir or config.storage.directory / chosen, spec)
+    return Job(chosen, "run", kept, spec, {CONFIG: config_file.to_yaml(_stored(config, kept))})
+
+
+def job_of_sweep(
+    sweep: Sweep, spec: ClusterSpec, run_dir: Location | None, job_id: str | None
+) -> Job:
+    """A job that runs a sweep; see `job_of_run`."""
+    chosen = checked_id(job_id, run_dir, sweep.config.name)
+    kept = kept_at(run_dir or sweep.base.storage.directory / chosen, spec)
+    documents = {
+        SWEEP: config_file.plain_to_yaml(sweep_file.to_plain(sweep.config, _BASE)),
+        _BASE: config_file.to_yaml(_stored(sweep.base, kept)),
+    }
+    return Job(chosen, "sweep", kept, spec, documents)
+
+
+def _stored(config: RunConfig, kept: Location) -> RunConfig:
+    return config.with_values(storage={"directory": str(kept.parent)})
+
+
+def checked_id(job_id: str | None, run_dir: Location | None, name: str) -> str:
+    """The id of a job: what every target takes for a name.
+
+    Raises:
+        UsageError: the one that is given is none.
+    """
+    if job_id is None:
+        if run_dir is not None and ID.fullmatch(run_dir.name):
+            return run_dir.name
+        stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
+        stem = stem if stem[:1].isalpha() else f"run-{stem}"[:_LONGEST_NAME].rstrip("-")
+        return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not ID.fullmatch(job_id):
+        raise UsageError(
+            f"--id {job_id!r}: up to 47 of a-z, 0-9 and '-', beginning with a letter and not ending"
+            " with '-'; Kubernetes takes no other names"
+        )
+    return job_id
+
+
+def kept_at(run_dir: Location, spec: ClusterSpec) -> Location:
+    """Where the run is kept, as all its processes write it.
+
+    Raises:
+        UsageError: other machines would not find it there.
+    """
+    if not isinstance(run_dir, Path):
+        return run_dir
+    if spec.target == "kuberay":
+        if spec.kuberay.volume_claim is None:
+            raise UsageError(
+                f"{run_dir} would be gone with its pod; keep runs in an object store"
+                " (storage.directory=s3://bucket/prefix), or on a volume that all pods write:"
+                " cluster.kuberay with a volume_claim"
+            )
+        if not run_dir.is_relative_to(spec.kuberay.mount_path):
+            raise UsageError(
+                f"{run_dir} is not on the volume that pods see at {spec.kuberay.mount_path}; set"
+                f" storage.directory={spec.kuberay.mount_path}/runs"
+            )
+    if spec.target == "ray" and not run_dir.is_absolute():
+        raise UsageError(
+            f"{run_dir} is another folder on each machine of the cluster; name one that all share"
+            " by its whole path, or s3://bucket/prefix (storage.directory or --run-dir)"
+        )
+    return run_dir.absolute()
+
+
+def versions() -> dict[str, str]:
+    """Python's, distcnn's and those of the libraries by which results may differ."""
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    return {"Python": python, **{name: _public_version(name) for name in _COMPARED}}
+
+
+def _public_version(name: str) -> str:
+    """Without what it was built for (`+cpu`, `+cu128`), which may differ between machines."""
+    return metadata.version(name).partition("+")[0]
+
+
+def requirements() -> str:
+    """The exact versions of all libraries that distcnn asks for, as pip takes them."""
+    lines: set[str] = set()
+    for required in metadata.requires("distcnn") or ():
+        matched = re.match(r"[A-Za-z0-9._-]+", required)
+        if matched and "extra ==" not in required:
+            lines.add(f"{matched[0]}=={_public_version(matched[0])}")
+    return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
+
+
+def plain(job: Job) -> dict[str, Any]:
+    """What is remembered of a job, as JSON holds it."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "run_dir": str(job.run_dir),
+        "digest": job.digest,
+        "spec": job.spec.model_dump(mode="json"),
+    }

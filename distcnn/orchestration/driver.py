@@ -1,0 +1,145 @@
+"""What runs on a cluster in a job's name: `python -m distcnn.orchestration.driver job.json`.
+
+All that a user wrote is in the files of the job, and nothing of it on a command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+from distcnn.cluster.job import CONFIG, SWEEP, Ticket, versions
+from distcnn.errors import UserError
+from distcnn.files import read_json, write_atomically
+from distcnn.location import Location, location
+
+# In the run's folder: the submission whose driver ended with a failure that would come again.
+_FAILED_MARK = "failed-submission"
+
+
+def main() -> int:
+    """Do what the ticket says; returns the exit code, as `distcnn launch` and `tune` have it."""
+    signal.signal(signal.SIGTERM, _end)
+    path = Path(sys.argv[1])
+    ticket = Ticket.from_json(path.read_text(encoding="utf-8"))
+    try:
+        _check_versions(ticket)
+        return _drive(ticket, path.parent)
+    except UserError as error:
+        print(f"distcnn: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _check_versions(ticket: Ticket) -> None:
+    here = versions()
+    others = [
+        f"{name} {wanted} where the job was made, {here[name]} here"
+        for name, wanted in ticket.versions.items()
+        if _minor(name, here[name]) != _minor(name, wanted)
+    ]
+    if others:
+        raise UserError(
+            f"not the versions that the job was made with: {'; '.join(others)}. Install the same"
+            " (the job's requirements.txt has them), or build the image again"
+        )
+
+
+def _minor(name: str, version: str) -> str:
+    # Of Python the last number is for mended bugs alone.
+    return version.rpartition(".")[0] if name == "Python" else version
+
+
+def _drive(ticket: Ticket, folder: Path) -> int:
+    run_dir = location(ticket.run_dir)
+    if ticket.only_preflight:
+        return _preflight(folder, run_dir, _address(ticket))
+    mark = run_dir / _FAILED_MARK
+    if mark.is_file() and read_json(mark) == ticket.submission:
+        # A target that takes up jobs again cannot tell a failure of the run's from a machine's.
+        print(
+            "distcnn: this submission has failed before, in a way that would come again; see"
+            f" {run_dir / 'results.json'}; submit it again once that is mended",
+            file=sys.stderr,
+        )
+        return 1
+    _save_before(ticket.max_seconds - ticket.grace_seconds)
+    exit_code = (_run if ticket.kind == "run" else _sweep)(folder, run_dir, _address(ticket))
+    if exit_code == 1:
+        write_atomically(mark, f'"{ticket.submission}"'.encode())
+    return exit_code
+
+
+def _address(ticket: Ticket) -> str | None:
+    if ticket.is_embedded:
+        return None
+    from distcnn.orchestration.session import given_address
+
+    return given_address(None) or "auto"
+
+
+def _save_before(seconds: float) -> None:
+    """Have this process save and end when the job's time is over."""
+
+    def end() -> None:
+        print("The job's time (max_seconds) is over", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _preflight(folder: Path, run_dir: Location, address: str | None) -> int:
+    from distcnn import config_file
+    from distcnn.findings import any_failed, print_findings
+    from distcnn.orchestration import launch
+    from distcnn.progress import watcher
+
+    config = config_file.load(str(folder / CONFIG))
+    findings = launch.preflight(config, watcher(), run_dir, address)
+    print_findings(findings)
+    return int(any_failed(findings))
+
+
+def _run(folder: Path, run_dir: Location, address: str | None) -> int:
+    from distcnn import config_file
+    from distcnn.orchestration import launch
+    from distcnn.progress import watcher
+    from distcnn.summary import print_summary
+
+    config = config_file.load(str(folder / CONFIG))
+    result = launch.launch(config, watcher(), run_dir, address)
+    print_summary(result.run.path, result.results)
+    if result.signal_number is not None:
+        return 128 + result.signal_number
+    return 0 if result.results["status"] == "completed" else 1
+
+
+def _sweep(folder: Path, run_dir: Location, address: str | None) -> int:
+    from distcnn.orchestration import tune
+    from distcnn.sweep import file
+    from distcnn.sweep.directory import SweepDirectory, is_sweep
+    from distcnn.sweep.summary import print_sweep
+    from distcnn.sweep.view import sweep_view
+
+    if is_sweep(run_dir):
+        result = tune.resume(SweepDirectory(run_dir.absolute()), sweep_view(), address)
+    else:
+        sweep = file.load(str(folder / SWEEP))
+        result = tune.tune(sweep, sweep_view(), run_dir, address)
+    print_sweep(result.directory, result.results)
+    if result.signal_number is not None:
+        return 128 + result.signal_number
+    return 0 if result.results["status"] == "completed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
