@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-import re
 import signal
 import sys
 import traceback
@@ -14,9 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from distcnn import __version__
+from distcnn import __version__, cli_cluster
+from distcnn.command_line import (
+    RUN_HELP,
+    Parser,
+    a_location,
+    a_positive,
+    add_config,
+    add_debug,
+    add_verb,
+    named_config,
+)
 from distcnn.errors import UsageError, UserError
-from distcnn.location import Location, LocationError, location
 
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
@@ -25,9 +32,6 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _NUM_READERS = 8
-_OVERRIDE = re.compile(r"[^/:]*=")  # A place in an object store may have an `=` in it.
-_RUN_HELP = "the run's folder, or s3://bucket/prefix"
-_OVERRIDES_HELP = "replace a value of the config, for example training.epochs=5"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,28 +83,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="distcnn",
         description="Train the same CNN on a laptop, on a cluster and under a sweep.",
     )
     parser.add_argument("--version", action="version", version=f"distcnn {__version__}")
-    _add_debug(parser, default=False)
+    add_debug(parser, default=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb_name")
 
-    train = _add(verbs, "train", _train, "train on this machine")
-    _add_config(train)
+    train = add_verb(verbs, "train", _train, "train on this machine")
+    add_config(train, default="local")
     train.add_argument(
         "--run-dir",
-        type=_location,
+        type=a_location,
         metavar="DIR",
-        help=f"{_RUN_HELP}, made anew",
+        help=f"{RUN_HELP}, made anew",
     )
     train.add_argument("--dry-run", action="store_true", help="print the config and train nothing")
 
-    launch = _add(verbs, "launch", _launch, "train on many workers, here or on a Ray cluster")
-    _add_config(launch, default="cluster")
+    launch = add_verb(verbs, "launch", _launch, "train on many workers, here or on a Ray cluster")
+    add_config(launch, default="cluster")
     launch.add_argument(
-        "--run-dir", type=_location, metavar="DIR", help=f"{_RUN_HELP}; one that exists goes on"
+        "--run-dir", type=a_location, metavar="DIR", help=f"{RUN_HELP}; one that exists goes on"
     )
     _add_address(launch)
     launch.add_argument(
@@ -110,35 +114,29 @@ def _parser() -> argparse.ArgumentParser:
         "--preflight", action="store_true", help="check the cluster, and start nothing"
     )
 
-    tune = _add(verbs, "tune", _tune, "search learning rates, channel counts or any other field")
-    tune.set_defaults(default_config="tune")
-    tune.add_argument(
-        "config",
-        nargs="?",
+    tune = add_verb(verbs, "tune", _tune, "search any fields: learning rates, channel counts, ...")
+    add_config(
+        tune,
+        default="tune",
         metavar="SWEEP",
-        help="a sweep's YAML file, or the name of a shipped one (default: tune)",
+        what="a sweep's YAML file, or the name of a shipped one",
+        overrides_help="replace a field of the sweep (search=optuna), or a value of its base",
     )
+    tune.add_argument("--num-trials", type=a_positive, metavar="N", help="how many trials")
     tune.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.field=value",
-        help="replace a field of the sweep (search=optuna), or a value of its base config",
-    )
-    tune.add_argument("--num-trials", type=_positive, metavar="N", help="how many trials")
-    tune.add_argument(
-        "--run-dir", type=_location, metavar="DIR", help="the sweep's folder, made anew"
+        "--run-dir", type=a_location, metavar="DIR", help="the sweep's folder, made anew"
     )
     _add_address(tune)
     tune.add_argument(
         "--dry-run", action="store_true", help="print the plan and the trials, and start nothing"
     )
 
-    resume = _add(verbs, "resume", _resume, "go on with a run or sweep that was stopped or killed")
-    resume.add_argument("run", type=_location, metavar="RUN", help=f"{_RUN_HELP}; or a sweep's")
+    resume = add_verb(verbs, "resume", _resume, "go on with what was stopped or killed")
+    resume.add_argument("run", type=a_location, metavar="RUN", help=f"{RUN_HELP}; or a sweep's")
     _add_address(resume)
 
-    evaluate = _add(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
-    evaluate.add_argument("run", type=_location, metavar="RUN", help=_RUN_HELP)
+    evaluate = add_verb(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
+    evaluate.add_argument("run", type=a_location, metavar="RUN", help=RUN_HELP)
     evaluate.add_argument(
         "--split",
         choices=("val", "test"),
@@ -147,52 +145,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print all measures as JSON")
 
-    describe = _add(verbs, "describe", _describe, "print the layer table of a config's network")
-    _add_config(describe)
+    describe = add_verb(verbs, "describe", _describe, "print the layer table of a config's network")
+    add_config(describe, default="local")
 
-    runs = _add(verbs, "runs", _runs, "list the runs in a folder")
-    runs.add_argument("folder", nargs="?", type=_location, default=Path("runs"), metavar="FOLDER")
+    runs = add_verb(verbs, "runs", _runs, "list the runs in a folder")
+    runs.add_argument("folder", nargs="?", type=a_location, default=Path("runs"), metavar="FOLDER")
     runs.add_argument("--json", action="store_true", help="print them as JSON")
 
-    compare = _add(verbs, "compare", _compare, "say at which step two runs first differ")
-    compare.add_argument("one", type=_location, metavar="RUN", help=_RUN_HELP)
-    compare.add_argument("other", type=_location, metavar="RUN", help="another one")
+    compare = add_verb(verbs, "compare", _compare, "say at which step two runs first differ")
+    compare.add_argument("one", type=a_location, metavar="RUN", help=RUN_HELP)
+    compare.add_argument("other", type=a_location, metavar="RUN", help="another one")
 
-    _add(verbs, "doctor", _doctor, "say what this machine offers, and what will not work")
+    cli_cluster.add(verbs)
+    add_verb(verbs, "doctor", _doctor, "say what this machine offers, and what will not work")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one screen, with the likely word meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with exit code 2."""
-        choice = re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if choice:
-            words = [word.strip(" '") for word in choice[3].split(",")]
-            near = difflib.get_close_matches(choice[2], words, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            message = f"{choice[1]}: no {choice[2]!r}; there is {', '.join(words)}{hint}"
-        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
-
-
-def _add(
-    verbs: argparse._SubParsersAction[_Parser],  # pyright: ignore[reportPrivateUsage]
-    name: str,
-    verb: Callable[[argparse.Namespace], int],
-    summary: str,
-) -> argparse.ArgumentParser:
-    description = f"{summary.capitalize()}."
-    parser = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
-    _add_debug(parser, default=argparse.SUPPRESS)
-    parser.set_defaults(verb=verb)
-    return parser
-
-
-def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(
-        "--debug", action="store_true", default=default, help="show the traceback of an error"
-    )
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -203,42 +169,10 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_config(parser: argparse.ArgumentParser, default: str = "local") -> None:
-    parser.set_defaults(default_config=default)
-    parser.add_argument(
-        "config",
-        nargs="?",
-        metavar="CONFIG",
-        help=f"a YAML file, or the name of a shipped config (default: {default})",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help=_OVERRIDES_HELP)
-
-
-def _location(text: str) -> Location:
-    try:
-        return location(text)
-    except LocationError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def _named_config(options: argparse.Namespace) -> tuple[str, list[str]]:
-    """The config that was typed, or the verb's default, and the overrides."""
-    config, overrides = options.config, options.overrides
-    if config is not None and _OVERRIDE.match(config) and not Path(config).is_file():
-        config, overrides = None, [config, *overrides]
-    return config or options.default_config, overrides
-
-
 def _load_config(options: argparse.Namespace) -> RunConfig:
     from distcnn import config_file
 
-    return config_file.load(*_named_config(options))
+    return config_file.load(*named_config(options))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -260,7 +194,7 @@ def _launch(options: argparse.Namespace) -> int:
 
     address = given_address(options.address)
     if options.dry_run:
-        from distcnn.orchestration.request import render
+        from distcnn.cluster.request import render
 
         print(render(config, address), end="")
         return 0
@@ -280,7 +214,7 @@ def _launch(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from distcnn.sweep import file
 
-    sweep = file.load(*_named_config(options), options.num_trials)
+    sweep = file.load(*named_config(options), options.num_trials)
     if options.dry_run:
         from distcnn.sweep.plan import render
 

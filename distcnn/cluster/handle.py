@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 from urllib.parse import quote, unquote
 
-from distcnn.cluster.spec import Target
 from distcnn.errors import UsageError
+
+Target = Literal["local", "ray", "slurm", "kuberay"]
 
 # Also the name of a RayJob, from which the operator makes longer ones.
 ID = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")

@@ -10,10 +10,10 @@ from functools import partial
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from distcnn.cluster.request import NODE_ID, Request, capacity
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.orchestration.inspection import Inspection
-from distcnn.orchestration.request import NODE_ID, Request, capacity
 from distcnn.orchestration.room import reserved
 from distcnn.orchestration.session import alive_nodes, draining_nodes, free_nodes
 from distcnn.progress import Watcher

@@ -17,11 +17,11 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from distcnn.cluster.request import Request
 from distcnn.config import WorkersConfig
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import Failure, WorkerError, diagnose
 from distcnn.orchestration.lean_trainer import LeanTrainer
-from distcnn.orchestration.request import Request
 from distcnn.orchestration.session import runtime_env
 
 # A look at the workers takes half a second at most.

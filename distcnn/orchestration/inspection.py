@@ -12,11 +12,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distcnn.cluster.request import Node, Request
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.location import Location
 from distcnn.orchestration.preflight import Look, unanswered, why_unfit
-from distcnn.orchestration.request import Node, Request
 from distcnn.orchestration.session import alive_nodes
 from distcnn.training.provenance import Ground
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from distcnn.cluster.request import Node, Request, capacity, shortfall
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.findings import Finding, any_failed, print_findings
 from distcnn.location import Location
 from distcnn.orchestration import session
-from distcnn.orchestration.request import Node, Request, capacity, shortfall
 from distcnn.progress import LaunchWatcher, Watcher
 from distcnn.run_directory.lease import Lease, refuse_if_held_here
 from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run

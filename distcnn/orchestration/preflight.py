@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
+from distcnn.cluster.request import Node, Request
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
@@ -31,7 +32,6 @@ from distcnn.orchestration.probe import (
     look_at_node,
     software,
 )
-from distcnn.orchestration.request import Node, Request
 from distcnn.orchestration.room import reserved
 from distcnn.orchestration.session import alive_nodes, runtime_env
 from distcnn.progress import Watcher

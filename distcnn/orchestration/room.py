@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from distcnn.cluster.request import Request, shortfall
 from distcnn.errors import UserError
 from distcnn.orchestration import autoscaler
-from distcnn.orchestration.request import Request, shortfall
 from distcnn.orchestration.session import alive_nodes
 from distcnn.progress import Watcher, duration
 

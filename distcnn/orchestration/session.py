@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distcnn.cluster.request import Node
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
 from distcnn.location import Location
 from distcnn.orchestration.guardian import guarded
-from distcnn.orchestration.request import Node
 
 # How Ray Train watches its workers; read by its controller, which runs on the driver's node.
 TRAIN_SETTINGS = {

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distcnn.cluster.request import Request, capacity
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.location import Location
 from distcnn.orchestration import session
 from distcnn.orchestration.launch import Decided, on_cluster
-from distcnn.orchestration.request import Request, capacity
 from distcnn.progress import WorkersReport
 from distcnn.run_directory.lease import Lease, refuse_if_held_here
 from distcnn.run_directory.run import RunDirectory, leased

@@ -24,8 +24,8 @@ from ray.tune.experiment import Experiment
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
+from distcnn.cluster.request import Request
 from distcnn.config import RunConfig
-from distcnn.orchestration.request import Request
 from distcnn.orchestration.session import TRAIN_SETTINGS, environment, runtime_env
 
 if TYPE_CHECKING:

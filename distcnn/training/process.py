@@ -75,6 +75,8 @@ def prepare_process(config: RunConfig) -> torch.device:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning 2.6 asks torch's trees in a way that newer torch would have it not do.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+    # On a machine of a Slurm cluster, whenever a Trainer fits: our workers are no tasks of Slurm's.
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     torch.set_num_threads(config.workers.threads)
     keep_freed_memory()
     if not config.workers.gpus:

@@ -33,12 +33,14 @@ LEVELS = (
         "describe",
         "progress",
         "findings",
+        "command_line",
     },
     {"data", "run_directory"},
     {"module", "sweep", "summary"},
     {"training"},
     {"cluster"},
     {"comparison", "orchestration", "doctor"},
+    {"cli_cluster"},
     {"cli"},
 )
 # What has to answer at once, on a machine that trains nothing.

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Protocol, cast
 
-from distcnn.cluster.handle import Handle
+from distcnn.cluster.handle import Handle, Target
 from distcnn.cluster.job import Job
 from distcnn.cluster.parcel import Parcel
 from distcnn.cluster.registry import Remembered
-from distcnn.cluster.spec import Target
 from distcnn.cluster.status import Status
 from distcnn.errors import UserError
 from distcnn.findings import Finding

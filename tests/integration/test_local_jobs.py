@@ -1,0 +1,139 @@
+"""Jobs in the background of this machine: submitted, watched, killed, stopped, gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.jobs import (
+    cluster,
+    following,
+    status,
+    submit,
+    wait_for_saves,
+    wait_for_state,
+)
+from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, events, finish
+
+JOB = ["article", *OVERRIDES, "training.epochs=4"]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "state"
+    monkeypatch.setenv("DISTCNN_STATE_DIR", str(path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(distcnn("launch", *JOB, "--run-dir", run))
+    return run
+
+
+def driver_pid(state: Path, job_id: str) -> int:
+    return json.loads((state / "local" / job_id / "state.json").read_bytes())["driver_pid"]
+
+
+def test_a_driver_that_is_killed_is_taken_up_again_and_what_is_stopped_goes_on(
+    state: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "mine"
+    handle = submit(*JOB, "--run-dir", run)
+    assert handle == "local://mine"
+    wait_for_saves(run, 3)
+    killed = driver_pid(state, "mine")
+    os.kill(killed, signal.SIGKILL)
+    wait_for_saves(run, 8)
+    assert status(handle)["state"] == "RUNNING"
+    assert driver_pid(state, "mine") != killed
+
+    watching = following(handle)
+    stopped = finish(cluster("stop", handle))
+    assert "STOPPED" in stopped
+    output, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 3, output
+    assert "starting it again" in output
+    saved = [event for event in events(run) if event["event"] == "checkpoint"]
+    # Sent again, it goes on, and what it ends with is what it would have been.
+    assert submit(*JOB, "--run-dir", run) == handle
+    assert wait_for_state(handle, "SUCCEEDED")["exit_code"] == 0
+    assert saved == [event for event in events(run) if event["event"] == "checkpoint"][: len(saved)]
+    assert_same_result(run, undisturbed)
+
+    # And once more: there is nothing to do.
+    before = len(events(run))
+    done = subprocess.run(
+        cluster("submit", *JOB, "--run-dir", run, "--yes"), capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "nothing was sent" in done.stderr
+    assert "Run completed" in done.stdout
+    assert len(events(run)) == before
+    assert "mine  SUCCEEDED" in finish(cluster("list"))
+
+
+def test_ctrl_c_detaches_and_a_dead_machine_is_a_lost_job(state: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    watching = subprocess.Popen(
+        cluster("submit", *JOB, "training.epochs=50", "--run-dir", run, "--id", "mine", "--yes"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_saves(run, 2)
+    watching.send_signal(signal.SIGINT)
+    output, errors = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert output.startswith("local://mine\n")
+    assert "Detached" in errors
+    assert "distcnn cluster follow local://mine" in errors
+    assert status("mine")["state"] == "RUNNING"
+
+    record = json.loads((state / "local" / "mine" / "state.json").read_bytes())
+    os.kill(record["pid"], signal.SIGKILL)
+    os.kill(record["driver_pid"], signal.SIGKILL)
+    done = subprocess.run(cluster("follow", "mine"), capture_output=True, text=True)
+    assert done.returncode == 4
+    assert "LOST" in done.stderr
+
+
+def test_what_fails_has_the_drivers_own_code(tmp_path: Path) -> None:
+    """A folder that holds something else is a mistake of the user's, code 2."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.tex").write_text("years of work")
+    handle = submit(*JOB, "--run-dir", run, "--id", "mine")
+    done = subprocess.run(cluster("follow", handle), capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout
+    assert "is not empty" in done.stdout
+    assert status(handle)["exit_code"] == 2
+
+
+def test_a_sweep_is_a_job_like_any_other(tmp_path: Path) -> None:
+    overrides = [each for each in OVERRIDES if not each.startswith("workers.")]
+    run = tmp_path / "sweep"
+    more = ["num_trials=2", "training.epochs=1", "data.num_train=640"]
+    handle = submit("tune", *overrides, *more, "--run-dir", run, "--id", "search")
+    assert wait_for_state(handle, "SUCCEEDED")["exit_code"] == 0
+    results = json.loads((run / "results.json").read_bytes())
+    assert results["status"] == "completed"
+
+
+def test_nobody_is_there_to_say_yes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        cluster("submit", *JOB, "--run-dir", tmp_path / "run"),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert not (tmp_path / "run").exists()
