@@ -1,16 +1,4 @@
-"""A model on paper of how training scales: from measured parts to 1 to 1,024 workers.
-
-A step of W workers on a global batch of B images takes
-
-    step(W) = compute(B / W) + wait(W) + sum(W)
-
-- compute(n) = fixed + per_image * n, fitted to steps measured on one core while the others compute
-  too, which share caches and memory with it.
-- wait(W): all wait for the slowest. Of W steps that vary with standard deviation s, the longest is
-  expected at s * sqrt(2 ln W) above the mean (David and Nagaraja, Order Statistics, 2003).
-- sum(W): through shared memory on one host, measured at W = 2. Across hosts, each worker sends one
-  part of its vector to each other one and gathers the sums: 2 (W - 1) messages with a latency each,
-  and 2 (W - 1) / W of the vector's bytes through the worker's link.
+"""How training scales: this machine's parts of the model in `distcnn.cluster.scaling`, measured.
 
 `python -m benchmarks.scaling` measures the parts on this machine and prints the table; the latency
 and the bandwidth of a network are options.
@@ -20,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,67 +19,12 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import distributed
 
+from distcnn.cluster.scaling import BATCH_SIZE, Parts
+
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-BATCH_SIZE = 128
-# Below this share of W times one worker's throughput, the batch has to grow.
-WORTHWHILE = 0.7
 _MEASURED_IMAGES = (16, 32, 64, 128)
 _NUM_STEPS = 200
 _NUM_WARM_UP_STEPS = 30
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a step consists of; seconds and bytes."""
-
-    fixed: float
-    per_image: float
-    deviation: float
-    """Standard deviation of a step's time."""
-    shared_sum: float
-    """Of two workers on one host."""
-    vector_bytes: int
-    latency: float
-    """Of a message between hosts."""
-    bandwidth: float
-    """Of a worker's link, bytes a second."""
-
-    def compute(self, num_images: float) -> float:
-        """A step of one worker on so many images."""
-        return self.fixed + self.per_image * num_images
-
-    def sum(self, workers: int, workers_per_host: int) -> float:
-        """Adding up the vectors of all workers."""
-        if workers == 1:
-            return 0.0
-        if workers <= workers_per_host:
-            return self.shared_sum * workers / 2
-        per_link = self.vector_bytes * workers_per_host
-        moved = 2 * (workers - 1) / workers * per_link
-        return 2 * (workers - 1) * self.latency + moved / self.bandwidth
-
-    def step(self, workers: int, batch_size: int, workers_per_host: int) -> float:
-        """A step of all of them."""
-        wait = self.deviation * math.sqrt(2 * math.log(workers))
-        compute = self.compute(batch_size / workers)
-        return compute + wait + self.sum(workers, workers_per_host)
-
-    def images_per_second(
-        self, workers: int, batch_size: int = BATCH_SIZE, workers_per_host: int = 2
-    ) -> float:
-        """The throughput of all of them."""
-        return batch_size / self.step(workers, batch_size, workers_per_host)
-
-    def smallest_batch(self, workers: int, workers_per_host: int) -> int:
-        """The smallest global batch, doubled from the usual one, that is worth the workers."""
-        batch_size = BATCH_SIZE
-        while batch_size < workers or self.images_per_second(
-            workers, batch_size, workers_per_host
-        ) < WORTHWHILE * workers * self.images_per_second(1):
-            batch_size *= 2
-            if batch_size > 2**24:
-                break
-        return batch_size
 
 
 def measure(latency: float, bandwidth: float) -> Parts:

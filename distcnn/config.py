@@ -21,6 +21,7 @@ from distcnn.location import Location, location
 
 IMAGE = Volume(size=28, depth=1)
 NUM_CLASSES = 10
+_NUM_TRAINING_IMAGES = 60_000  # Of the official training split, whichever the source.
 # Of a run that is reproducible across workers. A shard costs, besides its images, as much as about
 # 25 of them: `make bench-reproducible` shows what becomes of the speed with smaller ones.
 _IMAGES_PER_SHARD = 64
@@ -56,6 +57,11 @@ class DataConfig(Section):
     """Mirror each training image left to right with probability one half."""
     shift: Annotated[int, Field(ge=0, lt=IMAGE.size)] = 0
     """Shift each training image by up to this many pixels along each axis."""
+
+    @property
+    def num_images_per_epoch(self) -> int:
+        """How many images are trained on."""
+        return self.num_train or _NUM_TRAINING_IMAGES - self.num_val
 
 
 class ModelConfig(Section):
@@ -107,6 +113,11 @@ class ModelConfig(Section):
     def layers(self) -> list[Layer]:
         """The article's table of this network."""
         return layer_table(IMAGE, self.blocks, NUM_CLASSES)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of an image on its way forward."""
+        return sum(layer.multiply_adds for layer in self.layers)
 
     @model_validator(mode="after")
     def _one_value_per_block(self) -> Self:

@@ -295,6 +295,8 @@ def _describe(
     where = f"({origin_of(path)})"
     if first["type"] == "extra_forbidden":
         return f"  {path} {where}: no such field{suggest_field(model, path)}"
+    if first["type"] == "missing":
+        return f"  {path} {where}: has to be given"
     if first["type"] == "value_error":
         return f"  {path} {where}: {first['msg'].removeprefix('Value error, ')}"
     allowed = " or ".join(dict.fromkeys(_allowed(details) for details in errors))

@@ -5,62 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from distcnn import config_file
 from distcnn.cluster.handle import ID
 from distcnn.cluster.spec import ClusterSpec
+from distcnn.cluster.ticket import CONFIG, SWEEP, Kind, Ticket, public_version, versions
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError
 from distcnn.location import Location
 from distcnn.sweep import file as sweep_file
 from distcnn.sweep.file import Sweep
 
-Kind = Literal["run", "sweep"]
-
-TICKET = "job.json"
-CONFIG = "config.yaml"
-SWEEP = "sweep.yaml"
 _BASE = "base.yaml"
 # Of an id, 16 are the time's.
 _LONGEST_NAME = 30
-# What has to be the same where the job was made and where it runs.
-_COMPARED = ("distcnn", "torch", "pytorch-lightning", "ray")
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """What a driver on the cluster is told, besides the run's or the sweep's own documents."""
-
-    id: str
-    submission: str
-    """Of this time that the job was submitted; the same when a target takes it up again."""
-    kind: Kind
-    run_dir: str
-    max_seconds: int
-    grace_seconds: int
-    is_embedded: bool
-    """Whether the driver has a Ray of its own; else the cluster's."""
-    versions: Mapping[str, str]
-    """Those where the job was made."""
-    only_preflight: bool = False
-    """Check the cluster, and train nothing."""
-
-    def to_json(self) -> str:
-        """The content of the file that travels."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Ticket:
-        """What `to_json` wrote."""
-        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -181,24 +146,13 @@ def kept_at(run_dir: Location, spec: ClusterSpec) -> Location:
     return run_dir.absolute()
 
 
-def versions() -> dict[str, str]:
-    """Python's, distcnn's and those of the libraries by which results may differ."""
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    return {"Python": python, **{name: _public_version(name) for name in _COMPARED}}
-
-
-def _public_version(name: str) -> str:
-    """Without what it was built for (`+cpu`, `+cu128`), which may differ between machines."""
-    return metadata.version(name).partition("+")[0]
-
-
 def requirements() -> str:
     """The exact versions of all libraries that distcnn asks for, as pip takes them."""
     lines: set[str] = set()
     for required in metadata.requires("distcnn") or ():
         matched = re.match(r"[A-Za-z0-9._-]+", required)
         if matched and "extra ==" not in required:
-            lines.add(f"{matched[0]}=={_public_version(matched[0])}")
+            lines.add(f"{matched[0]}=={public_version(matched[0])}")
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from distcnn.cluster.registry import Remembered
 from distcnn.cluster.status import Status
 
@@ -30,23 +27,30 @@ def as_plain(record: Remembered, status: Status | None) -> dict[str, Any]:
 
 def print_job(record: Remembered, status: Status) -> None:
     """One job."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("state", str(status.state))
-    for name, value in as_plain(record, status).items():
-        if name not in ("id", "state") and value not in (None, ""):
-            table.add_row(name.replace("_", " "), str(value))
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    plain = as_plain(record, status)
+    told = {name: value for name, value in plain.items() if name != "id" and value is not None}
+    _print_rows(
+        [(name.replace("_", " "), str(value)) for name, value in told.items() if value != ""]
+    )
 
 
 def print_jobs(jobs: Sequence[tuple[Remembered, Status | None]]) -> None:
     """A line each."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     if not jobs:
-        console.print("No job was submitted from here; see: distcnn cluster submit --help")
+        print("No job was submitted from here; see: distcnn cluster submit --help")
         return
-    table = Table("id", "state", "submitted", "handle", box=None, pad_edge=False)
+    rows = [("id", "state", "submitted (UTC)", "handle")]
     for record, status in jobs:
         state = str(status.state) if status else _UNKNOWN
         submitted = record.submitted.replace("T", " ").removesuffix("+00:00")
-        table.add_row(record.id, state, submitted, str(record.handle))
-    console.print(table)
+        rows.append((record.id, state, submitted, str(record.handle)))
+    _print_rows(rows)
+
+
+def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+    # Handles are to be copied: however narrow the terminal is, nothing is cut.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

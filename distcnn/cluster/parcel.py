@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 import distcnn
-from distcnn.cluster.job import TICKET, Job, requirements
+from distcnn.cluster.job import Job, requirements
+from distcnn.cluster.ticket import TICKET
 from distcnn.config_file import shipped_configs
 from distcnn.errors import UserError
 

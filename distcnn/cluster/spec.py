@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from distcnn.cluster.handle import Target
 from distcnn.config import NonNegative, Positive, Section
-
-Target = Literal["local", "ray", "slurm", "kuberay"]
 
 # A label of the DNS (RFC 1035): what Kubernetes takes for the name of a service.
 _DNS_LABEL = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -17,6 +17,11 @@ DnsLabel = Annotated[str, Field(pattern=_DNS_LABEL)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 # Of Slurm's partitions, accounts, qualities of service.
 SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$")]
+# A host's name, or its IPv4 address.
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=253)]
+UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+# What Amazon's and Google's clouds call their regions, zones, projects, machines and images.
+CloudName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$", max_length=255)]
 # As the Open Container Initiative has it: registry/path:tag or registry/path@digest.
 Image = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$", max_length=255)]
 
@@ -73,6 +78,64 @@ class KubeRaySpec(Section):
         return self
 
 
+class RayUpSpec(Section):
+    """Of a Ray cluster that people start themselves, with `ray up`; jobs reach it as `ray`."""
+
+    provider: Literal["aws", "gcp", "on-premises"] | None = None
+    """Whose machines: Amazon's, Google's, or those of `hosts`."""
+    cluster_name: DnsLabel = "distcnn"
+    """Of all that belongs to it."""
+    region: CloudName | None = None
+    """Of the cloud."""
+    zone: CloudName | None = None
+    """In the region; Google's needs one, Amazon's takes any by default."""
+    project_id: CloudName | None = None
+    """Who pays, at Google."""
+    machine_type: CloudName | None = None
+    """Of the cloud; by default the smallest one known here that has what a node is to have."""
+    machine_image: CloudName | None = None
+    """What machines start from: an AMI's id, or Google's `projects/.../images/family/...`; a Debian
+    or Ubuntu, with NVIDIA's driver where there are GPUs."""
+    ssh_user: UserName = "ubuntu"
+    """Who logs in on the machines, and runs everything there."""
+    ssh_private_key: Path | None = None
+    """With which; by default a cloud makes one, and on-premises ssh chooses. Amazon has to know it
+    as a key pair of the file's name. It is copied to the head."""
+    hosts: tuple[Host, ...] = ()
+    """On-premises: the head, then as many workers as there may be."""
+    python: Path | None = None
+    """On the machines, with distcnn's libraries; by default one is made, and they are installed."""
+    lifetime_seconds: Positive = 24 * 3600
+    """After which a cloud's machine ends by itself, should `ray down` be forgotten."""
+
+    @model_validator(mode="after")
+    def _what_a_provider_needs(self) -> Self:
+        needed = {
+            None: (),
+            "aws": ("region", "machine_image"),
+            "gcp": ("region", "zone", "project_id", "machine_image"),
+            "on-premises": ("hosts",),
+        }[self.provider]
+        missing = [name for name in needed if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"provider = {self.provider} needs {' and '.join(missing)}")
+        twice = sorted({host for host in self.hosts if self.hosts.count(host) > 1})
+        if twice:
+            raise ValueError(f"hosts has {', '.join(twice)} twice; a host is one node")
+        return self
+
+    @model_validator(mode="after")
+    def _paths_that_a_shell_can_hold(self) -> Self:
+        # In PATH a colon ends a folder, and a line of a shell's file ends where it ends.
+        if self.python and (
+            not self.python.is_absolute() or re.search(r"[:\n\0]", str(self.python))
+        ):
+            raise ValueError(
+                f"python = {str(self.python)!r} has to be absolute, without ':' and line breaks"
+            )
+        return self
+
+
 class ClusterSpec(Section):
     """Machines for one job, wherever they are."""
 
@@ -112,6 +175,7 @@ class ClusterSpec(Section):
     ray: RaySpec = RaySpec()
     slurm: SlurmSpec = SlurmSpec()
     kuberay: KubeRaySpec = KubeRaySpec()
+    ray_up: RayUpSpec = RayUpSpec()
 
     @model_validator(mode="after")
     def _time_for_more_than_the_grace(self) -> Self:
@@ -145,6 +209,15 @@ class ClusterSpec(Section):
         if self.target == "kuberay" and self.image is None:
             raise ValueError(
                 "target = kuberay needs cluster.image; build one with cluster/Dockerfile"
+            )
+        if self.ray_up.hosts and len(self.ray_up.hosts) < self.nodes:
+            raise ValueError(
+                f"nodes = {self.nodes}, and ray_up.hosts has {len(self.ray_up.hosts)}; name more"
+            )
+        if self.ray_up.provider and self.ray.token_file is None:
+            raise ValueError(
+                "ray_up needs ray.token_file, a file with a token for this cluster alone; make it"
+                " with: (umask 077; openssl rand -hex 32 > FILE)"
             )
         if self.target == "local" and self.nodes > 1:
             raise ValueError(f"target = local is one machine, not nodes = {self.nodes}")

@@ -10,12 +10,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from distcnn.cluster.job import CONFIG, SWEEP, Ticket, versions
+from distcnn.cluster.ticket import CONFIG, SWEEP, Ticket, versions
 from distcnn.errors import UserError
-from distcnn.files import read_json, write_atomically
-from distcnn.location import Location, location
+
+if TYPE_CHECKING:
+    from distcnn.location import Location
+
+# Whatever needs a library is imported once it is known that those are there.
 
 # In the run's folder: the submission whose driver ended with a failure that would come again.
 _FAILED_MARK = "failed-submission"
@@ -47,8 +50,9 @@ def _check_versions(ticket: Ticket) -> None:
     ]
     if others:
         raise UserError(
-            f"not the versions that the job was made with: {'; '.join(others)}. Install the same"
-            " (the job's requirements.txt has them), or build the image again"
+            f"{sys.executable} has other versions than the job was made with: {'; '.join(others)}."
+            " Install the same (the job's requirements.txt has them) for the Python that is found"
+            " here, or build the image again"
         )
 
 
@@ -58,6 +62,9 @@ def _minor(name: str, version: str) -> str:
 
 
 def _drive(ticket: Ticket, folder: Path) -> int:
+    from distcnn.files import read_json, write_atomically
+    from distcnn.location import location
+
     run_dir = location(ticket.run_dir)
     if ticket.only_preflight:
         return _preflight(folder, run_dir, _address(ticket))
@@ -102,8 +109,12 @@ def _preflight(folder: Path, run_dir: Location, address: str | None) -> int:
     from distcnn.findings import any_failed, print_findings
     from distcnn.orchestration import launch
     from distcnn.progress import watcher
+    from distcnn.sweep import file
 
-    config = config_file.load(str(folder / CONFIG))
+    is_sweep = (folder / SWEEP).is_file()
+    config = (
+        file.load(str(folder / SWEEP)).base if is_sweep else config_file.load(str(folder / CONFIG))
+    )
     findings = launch.preflight(config, watcher(), run_dir, address)
     print_findings(findings)
     return int(any_failed(findings))

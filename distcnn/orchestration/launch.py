@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from distcnn.cluster.request import Node, Request, capacity, shortfall
+from distcnn.cluster.request import Node, Request, shortfall, with_workers_decided
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.findings import Finding, any_failed, print_findings
@@ -246,17 +246,9 @@ def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location)
 
 def _workers_decided(config: RunConfig, nodes: Sequence[Node]) -> RunConfig:
     """What the workers are, where they run on a cluster that is given, and train on what."""
-    workers = config.workers
-    decided = config.with_values(
-        # A cluster costs money: what is trained there is not what happens to be found.
-        data={"source": "fashion-mnist" if config.data.source == "auto" else config.data.source},
-        workers={"cpus": workers.cpus or 1.0, "gpus": workers.gpus or 0},
-    )
-    if workers.gpus is None:
-        with_gpus = decided.with_values(workers={"gpus": 1})
-        if capacity(Request.of(with_gpus.workers), nodes) >= workers.least:
-            return with_gpus
-    return decided
+    # A cluster costs money: what is trained there is not what happens to be found.
+    source = "fashion-mnist" if config.data.source == "auto" else config.data.source
+    return with_workers_decided(config.with_values(data={"source": source}), nodes)
 
 
 def _supervise(

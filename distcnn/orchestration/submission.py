@@ -101,7 +101,7 @@ class Prepared:
         spec = self.job.spec.model_copy(update={"max_seconds": _PROBE_SECONDS})
         job_id = f"probe-{self.job.submission[:8]}"
         job = replace(self.job, id=job_id, spec=spec, only_preflight=True)
-        return Prepared(job, self.prices).submit()
+        return Remembered(self._target.submit(job, parcel_of(job)), spec, job_id)
 
     @property
     def _target(self) -> targets.TargetModule:

@@ -18,7 +18,6 @@ from distcnn.sweep.file import Sweep, to_plain
 from distcnn.sweep.search import search_of
 from distcnn.sweep.space import Values, describe
 
-_NUM_TRAINING_IMAGES = 60_000  # Of the official training split, whichever the source.
 _FORWARD_SHARE = 0.25  # What an image costs in validation, of what it costs in training.
 # Beyond that, trials are like these on average.
 _MOST_LOOKED_AT = 200
@@ -53,9 +52,13 @@ def rounded(seconds: float) -> str:
 
 def timed_configs(sweep: Sweep) -> list[RunConfig]:
     """The configs whose pace tells that of all trials: of the smallest and the largest network."""
-    configs = sorted(_configs(sweep), key=_multiply_adds)
+    configs = sorted(_configs(sweep), key=lambda config: config.model.multiply_adds)
     smallest, largest = configs[0], configs[-1]
-    return [smallest, largest] if _multiply_adds(smallest) < _multiply_adds(largest) else [smallest]
+    return (
+        [smallest, largest]
+        if smallest.model.multiply_adds < largest.model.multiply_adds
+        else [smallest]
+    )
 
 
 def plan(sweep: Sweep, at_a_time: int, seconds_per_image: Sequence[float]) -> Plan:
@@ -73,9 +76,9 @@ def plan(sweep: Sweep, at_a_time: int, seconds_per_image: Sequence[float]) -> Pl
     together = min(at_a_time, num_trials)
     if not seconds_per_image:
         return Plan(num_trials, together, None)
-    timed = [_multiply_adds(config) for config in timed_configs(sweep)]
+    timed = [config.model.multiply_adds for config in timed_configs(sweep)]
     trials = [
-        _num_images(config) * float(np.interp(_multiply_adds(config), timed, seconds_per_image))
+        num_images(config) * float(np.interp(config.model.multiply_adds, timed, seconds_per_image))
         for config in _configs(sweep)
     ]
     trials += [sum(trials) / len(trials)] * (num_trials - len(trials))
@@ -115,14 +118,9 @@ def known_trials(sweep: Sweep, most: int) -> list[Values]:
     return [search.propose(number, ()) for number in range(1, count + 1)]
 
 
-def _multiply_adds(config: RunConfig) -> int:
-    """Of an image on its way forward."""
-    return sum(layer.multiply_adds for layer in config.model.layers)
-
-
-def _num_images(config: RunConfig) -> float:
-    """How many images a trial would train to its end; validation counts by what it costs."""
-    num_trained = config.data.num_train or _NUM_TRAINING_IMAGES - config.data.num_val
+def num_images(config: RunConfig) -> float:
+    """How many images a run or a trial trains to its end; validation counts by what it costs."""
+    num_trained = config.data.num_images_per_epoch
     num_evaluated = config.data.num_val * (2 if config.evaluation.flip_average else 1)
     return (num_trained + _FORWARD_SHARE * num_evaluated) * config.training.epochs
 

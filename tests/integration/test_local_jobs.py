@@ -77,7 +77,7 @@ def test_a_driver_that_is_killed_is_taken_up_again_and_what_is_stopped_goes_on(
     assert "nothing was sent" in done.stderr
     assert "Run completed" in done.stdout
     assert len(events(run)) == before
-    assert "mine  SUCCEEDED" in finish(cluster("list"))
+    assert "mine  SUCCEEDED  " in finish(cluster("list"))
 
 
 def test_ctrl_c_detaches_and_a_dead_machine_is_a_lost_job(state: Path, tmp_path: Path) -> None:

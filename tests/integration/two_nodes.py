@@ -70,7 +70,6 @@ class TwoNodes:
 
     def _start(self, name: str, *more: str) -> None:
         lowest, highest = _WORKER_PORTS[name]
-        log = (self._folder / f"{name}.log").open("ab")
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2"),
             *(f"--node-ip-address={_HOST}", "--object-store-memory=83886080"),
@@ -84,14 +83,17 @@ class TwoNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "HOME": str(self._folder),
+            # As in an activated environment: drivers of jobs are `python`.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             # Two nodes at one address.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         }
         environment = {**os.environ, **settings}
         environment.pop("RAY_ADDRESS", None)
-        self._nodes.append(
-            subprocess.Popen([*command, *more], stdout=log, stderr=log, env=environment)
-        )
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._nodes.append(
+                subprocess.Popen([*command, *more], stdout=log, stderr=log, env=environment)
+            )
 
     def _wait_for_nodes(self, count: int) -> None:
         headers = {"Authorization": f"Bearer {self.token_file.read_text()}"}

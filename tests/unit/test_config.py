@@ -394,3 +394,8 @@ def test_any_number_of_workers_between_the_bounds_has_images_for_all_its_shards(
 def test_bounds_that_do_not_go_together_are_refused(workers, message):
     with pytest.raises(ValidationError, match=message):
         RunConfig.from_plain({"workers": workers})
+
+
+def test_images_of_an_epoch():
+    assert RunConfig().data.num_images_per_epoch == 55_000
+    assert RunConfig().with_values(data={"num_train": 100}).data.num_images_per_epoch == 100

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from distcnn.cluster.job import TICKET
+from distcnn.cluster.ticket import TICKET
 from distcnn.errors import UserError
 from distcnn.files import read_json, write_atomically
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 
 from distcnn.cluster.handle import Handle
-from distcnn.cluster.job import TICKET, Job
+from distcnn.cluster.job import Job
 from distcnn.cluster.parcel import Parcel
 from distcnn.cluster.registry import Remembered, state_directory
 from distcnn.cluster.status import State, Status
+from distcnn.cluster.ticket import TICKET
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UserError
 from distcnn.findings import Finding

@@ -13,16 +13,17 @@ from typing import Any
 
 import ray
 import requests
-from ray.dashboard.modules.dashboard_sdk import AuthenticationError
+from ray.dashboard.modules.dashboard_sdk import AuthenticationError, SubmissionClient
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distcnn.cluster.handle import Handle
-from distcnn.cluster.job import TICKET, Job
+from distcnn.cluster.job import Job
 from distcnn.cluster.parcel import Parcel
 from distcnn.cluster.registry import Remembered
 from distcnn.cluster.request import Node, shortfall
 from distcnn.cluster.spec import RaySpec
 from distcnn.cluster.status import State, Status
+from distcnn.cluster.ticket import TICKET
 from distcnn.cluster.workload import workload_of
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UserError
@@ -163,7 +164,14 @@ class RayJob:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's own client, which would wait for ever for an answer."""
+    """Ray's own client, which would wait for ever for an answer.
+
+    And it would prefer the address of `RAY_API_SERVER_ADDRESS` to the one that it is given.
+    """
+
+    def __init__(self, address: str, headers: dict[str, str]) -> None:
+        self._client_ray_version = ray.__version__
+        SubmissionClient.__init__(self, address=address, headers=headers)
 
     def _do_request(self, *arguments: Any, **options: Any) -> requests.Response:
         return super()._do_request(*arguments, **{"timeout": _ANSWER_SECONDS, **options})
@@ -223,7 +231,9 @@ def _client(spec: RaySpec) -> _Client:
     # It tells each step of an upload.
     logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     with _explained(address):
-        return _Client(address, headers=headers)
+        client = _Client(address, headers)
+        client.ray_version()
+        return client
 
 
 def _address(spec: RaySpec) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from distcnn.cluster.request import Node
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
 from distcnn.orchestration import elastic, inspection
 from distcnn.orchestration.elastic import Roster
 from distcnn.orchestration.inspection import Inspection, Standard
-from distcnn.orchestration.request import Node
 from distcnn.progress import PlainWatcher
 from distcnn.training.provenance import Ground
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distcnn.cluster.request import Node, Request, shortfall
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
-from distcnn.orchestration.request import Node, Request, shortfall
 from distcnn.progress import PlainWatcher
 from distcnn.training.resolve import resolve, share_of_cores, with_decisions
 

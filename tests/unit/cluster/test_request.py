@@ -10,8 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.config import RunConfig, WorkersConfig
-from distcnn.orchestration.request import (
+from distcnn.cluster.request import (
     Node,
     Request,
     capacity,
@@ -20,6 +19,7 @@ from distcnn.orchestration.request import (
     render,
     shortfall,
 )
+from distcnn.config import RunConfig, WorkersConfig
 
 
 def node(host: str = "one", labels: dict[str, str] | None = None, **resources: float) -> Node:
