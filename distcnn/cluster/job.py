@@ -150,9 +150,9 @@ def requirements() -> str:
     """The exact versions of all libraries that distcnn asks for, as pip takes them."""
     lines: set[str] = set()
     for required in metadata.requires("distcnn") or ():
-        matched = re.match(r"[A-Za-z0-9._-]+", required)
+        matched = re.match(r"([A-Za-z0-9._-]+)(\[[^\]]*\])?", required)
         if matched and "extra ==" not in required:
-            lines.add(f"{matched[0]}=={public_version(matched[0])}")
+            lines.add(f"{matched[0]}=={public_version(matched[1])}")
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
 
 

@@ -35,7 +35,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     },
     "on-premises": {"hosts": ("a", "b", "10.0.0.3"), "ssh_private_key": "~/.ssh/key"},
 }
-# A line break is no part of a name in this sense; NUL is no part of anything.
+# No variable and no path has a NUL.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 NASTY = st.one_of(
     TEXT, st.sampled_from(["$(id)", "`id`", "it's", 'a "b"', "a\nb", "\\", "; id", "- x: {}", "~"])
