@@ -6,7 +6,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train launch tune test chaos check format bench bench-ray bench-tune bench-reproducible clean
+.PHONY: help install train launch tune test test-cluster chaos check format bench bench-ray bench-tune bench-reproducible cluster-files clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,8 +29,11 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
 	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
-test: $(VENV)/.installed  ## run all tests
+test: $(VENV)/.installed  ## run the tests of one machine (15 min on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-cluster: $(VENV)/.installed  ## run the tests on real clusters: Ray, Slurm, hosts that fail (15 min)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/cluster $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
 	$(BIN)/python -m pytest -s tests/integration/test_launch_recovery.py -k killed_or_hang \
@@ -57,6 +60,9 @@ bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and t
 
 bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (35 min)
 	$(BIN)/python -m benchmarks.bench_reproducible $(ARGS)
+
+cluster-files: $(VENV)/.installed  ## render the files in cluster/ from their specs
+	$(BIN)/python -m distcnn.cluster.shipped
 
 clean:  ## remove .venv and caches; runs are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from distcnn.location import Location
 from distcnn.object_store import ObjectPath
 
 if TYPE_CHECKING:
+    from tests.integration.two_nodes import TwoNodes
     from tests.s3_server import S3Server
 
 # Two threads that wait for each other crawl as soon as anything else runs; set before torch loads.
@@ -77,6 +78,28 @@ def new_bucket(s3_server: S3Server) -> Callable[[], ObjectPath]:
 def bucket(new_bucket: Callable[[], ObjectPath]) -> ObjectPath:
     """An empty bucket."""
     return new_bucket()
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwoNodes]:
+    """A Ray cluster that was there before, with a token and a dashboard."""
+    from tests.integration.two_nodes import TwoNodes
+
+    nodes = TwoNodes(tmp_path_factory.mktemp("nodes"))
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+
+
+@pytest.fixture
+def ray_user(two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who sends jobs to that cluster, and has sent none before."""
+    monkeypatch.setenv("DISTCNN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", two_nodes.address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(two_nodes.token_file))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(params=["folder", "s3"])

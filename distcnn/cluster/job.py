@@ -16,7 +16,7 @@ from typing import Any
 from distcnn import config_file
 from distcnn.cluster.handle import ID
 from distcnn.cluster.spec import ClusterSpec
-from distcnn.cluster.ticket import CONFIG, SWEEP, Kind, Ticket, public_version, versions
+from distcnn.cluster.ticket import CONFIG, SWEEP, Kind, Ticket, version_of, versions
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError
 from distcnn.location import Location
@@ -152,7 +152,7 @@ def requirements() -> str:
     for required in metadata.requires("distcnn") or ():
         matched = re.match(r"([A-Za-z0-9._-]+)(\[[^\]]*\])?", required)
         if matched and "extra ==" not in required:
-            lines.add(f"{matched[0]}=={public_version(matched[1])}")
+            lines.add(f"{matched[0]}=={version_of(matched[1])}")
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
 
 

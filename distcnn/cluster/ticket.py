@@ -15,8 +15,9 @@ Kind = Literal["run", "sweep"]
 TICKET = "job.json"
 CONFIG = "config.yaml"
 SWEEP = "sweep.yaml"
+_PYTHON = "Python"
 # What has to be the same where the job was made and where it runs; distcnn itself travels.
-_COMPARED = ("torch", "pytorch-lightning", "ray")
+_COMPARED = (_PYTHON, "torch", "pytorch-lightning", "ray")
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,17 @@ class Ticket:
 
 
 def versions() -> dict[str, str]:
-    """Python's, and those of the libraries by which results may differ; `none` where one lacks."""
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    return {"Python": python, **{name: public_version(name) for name in _COMPARED}}
+    """Python's, and those of the libraries by which results may differ."""
+    return {name: version_of(name) for name in _COMPARED}
 
 
-def public_version(name: str) -> str:
-    """Without what it was built for (`+cpu`, `+cu128`), which may differ between machines."""
+def version_of(name: str) -> str:
+    """Of a library, or of `Python`; `none` where it is not installed.
+
+    Without what it was built for (`+cpu`, `+cu128`), which may differ between machines.
+    """
+    if name == _PYTHON:
+        return ".".join(str(part) for part in sys.version_info[:3])
     try:
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:

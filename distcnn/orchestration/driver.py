@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from distcnn.cluster.ticket import CONFIG, SWEEP, Ticket, versions
+from distcnn.cluster.ticket import CONFIG, SWEEP, Ticket, version_of
 from distcnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 def _check_versions(ticket: Ticket) -> None:
-    here = versions()
+    here = {name: version_of(name) for name in ticket.versions}
     others = [
         f"{name} {wanted} where the job was made, {here[name]} here"
         for name, wanted in ticket.versions.items()

@@ -40,6 +40,8 @@ from distcnn.training.provenance import Ground
 
 # For a node to answer: it may have to start Python from a slow disk first.
 _ANSWER_SECONDS = 120.0
+# Where nobody answers, a resolver waits for five seconds at least.
+_SLOW_LOOKUP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def examine(
             new_facts, new_failures = _look_at_nodes(config, more, storage)
             facts, failures = [*facts, *new_facts], [*failures, *new_failures]
         workers, of_workers = _look_at_workers(config, request, places)
-    findings = [*failures, *_versions(facts), *_storage(facts, storage), *_data(facts)]
+    of_nodes = [*_versions(facts), *_storage(facts, storage), *_data(facts), *_lookups(facts)]
+    findings = [*failures, *of_nodes]
     return Preflight([*findings, *of_workers], facts, workers)
 
 
@@ -88,6 +91,7 @@ class Look:
 
     def __init__(self, config: RunConfig, storage: Location) -> None:
         self._config = config
+        self._driver = ray.util.get_node_ip_address()
         self._folder = storage / f".preflight-{secrets.token_hex(4)}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,7 @@ class Look:
             runtime_env=runtime_env(),
             scheduling_strategy=where,
         )
-        return look.remote(self._config, self._folder, node.id)
+        return look.remote(self._config, self._folder, node.id, self._driver)
 
     def facts(self, node: Node, answer: Any, limit_seconds: float = 0.0) -> NodeFacts:
         """What was seen there.
@@ -215,6 +219,17 @@ def _data(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
         if fact.data_error:
             remedy = "put the four .gz files there, in a folder named by DISTCNN_DATA_DIR"
             yield Finding("fail", "data", f"{fact.host}: {fact.data_error}; {remedy}")
+
+
+def _lookups(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
+    slow = [fact for fact in facts if fact.lookup_seconds > _SLOW_LOOKUP_SECONDS]
+    for fact in slow:
+        what = f"{fact.host} took {fact.lookup_seconds:.1f} s to find two names"
+        remedy = "put the nodes into /etc/hosts, or have its resolver refuse what it does not know"
+        yield Finding("note", "names", f"{what}, and workers ask for many as they begin; {remedy}")
+    if facts and not slow:
+        slowest = max(fact.lookup_seconds for fact in facts)
+        yield Finding("ok", "names", f"found within {1000 * slowest:.0f} ms on all nodes")
 
 
 def _look_at_workers(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class NodeFacts:
     data_sha256: str
     hardware: dict[str, Any]
     """With the GPU, where it was looked at from a place that has one."""
+    lookup_seconds: float
+    """For the names of this node and of the driver's, as who joins workers asks for them."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,15 @@ def software() -> dict[str, str]:
     }
 
 
-def look_at_node(config: RunConfig, storage: Location, name: str) -> NodeFacts:
-    """Examine the node this runs on; leave a file of that name in the storage."""
+def look_at_node(config: RunConfig, storage: Location, name: str, driver: str) -> NodeFacts:
+    """Examine the node this runs on; leave a file of that name in the storage.
+
+    Args:
+        config: with its workers decided.
+        storage: where the file is left.
+        name: of the file.
+        driver: the address of the driver's node.
+    """
     data, data_error, data_sha256 = _look_at_data(config)
     return NodeFacts(
         host=socket.gethostname(),
@@ -78,7 +88,17 @@ def look_at_node(config: RunConfig, storage: Location, name: str) -> NodeFacts:
         data_error=data_error,
         data_sha256=data_sha256,
         hardware=_hardware_seen(config),
+        lookup_seconds=_time_lookups(driver),
     )
+
+
+def _time_lookups(driver: str) -> float:
+    began = time.perf_counter()
+    with suppress(OSError):
+        socket.getaddrinfo(socket.gethostname(), None)
+    with suppress(OSError):
+        socket.gethostbyaddr(driver)
+    return time.perf_counter() - began
 
 
 def _hardware_seen(config: RunConfig) -> dict[str, Any]:

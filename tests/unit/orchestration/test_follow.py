@@ -1,0 +1,112 @@
+"""Following a job whose cluster comes and goes; and its driver's own word on how it ended."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from distcnn.cluster.job import job_of_run
+from distcnn.cluster.parcel import parcel_of
+from distcnn.cluster.spec import ClusterSpec
+from distcnn.cluster.status import State, Status
+from distcnn.config import RunConfig
+from distcnn.orchestration import follow as following
+from distcnn.orchestration.targets import OutOfReachError
+
+
+class Scripted:
+    """A job that answers as it is told, one answer a look."""
+
+    def __init__(self, *answers: tuple[State, bytes] | None) -> None:
+        self._answers = list(answers)
+        self._said = b""
+
+    def status(self) -> Status:
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if answer is None:
+            raise OutOfReachError("no answer")
+        state, said = answer
+        self._said += said
+        return Status(state, 0 if state is State.SUCCEEDED else None)
+
+    def log(self, offset: int) -> bytes:
+        return self._said[offset:]
+
+    def stop(self, grace_seconds: int) -> None:
+        raise AssertionError
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.states: list[State] = []
+        self.text = b""
+        self.troubles: list[str] = []
+        self.has_ended = False
+
+    def status(self, status: Status) -> None:
+        self.states.append(status.state)
+
+    def log(self, chunk: bytes) -> None:
+        self.text += chunk
+
+    def trouble(self, message: str) -> None:
+        if message:
+            self.troubles.append(message)
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(following, "_LOOK_EVERY_SECONDS", 0.01)
+
+
+def test_nothing_is_told_twice_or_missed_through_a_lost_connection():
+    running = State.RUNNING
+    job = Scripted((running, b"one\n"), None, None, (running, b"two\n"), (State.SUCCEEDED, b"end"))
+    seen = Seen()
+    ended = following.follow(job, seen, lost_seconds=60)
+    assert ended.state is State.SUCCEEDED
+    assert seen.text == b"one\ntwo\nend"
+    assert len(seen.troubles) == 2
+    assert seen.has_ended
+
+
+def test_a_job_that_is_not_heard_of_is_lost():
+    seen = Seen()
+    ended = following.follow(Scripted((State.RUNNING, b"one\n"), None), seen, lost_seconds=0.1)
+    assert (ended.state, ended.follow_exit_code) == (State.LOST, 4)
+    assert seen.states[-1] is State.LOST
+
+
+def drive(tmp_path, **changed):
+    job = job_of_run(RunConfig(), ClusterSpec(), tmp_path / "run", None)
+    parcel_of(job).unpack(tmp_path / "code")
+    ticket = json.loads(job.ticket.to_json())
+    (tmp_path / "code/job.json").write_text(json.dumps({**ticket, **changed}))
+    command = [sys.executable, "-m", "distcnn.orchestration.driver", "job.json"]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        command, cwd=tmp_path / "code", capture_output=True, text=True, env=environment
+    )
+
+
+def test_a_driver_with_other_versions_says_so_and_does_nothing(tmp_path):
+    done = drive(tmp_path, versions={"torch": "1.0", "nothing-like-it": "2"})
+    assert done.returncode == 1
+    assert "torch 1.0 where the job was made, 2." in done.stderr
+    assert "nothing-like-it 2 where the job was made, none here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_that_would_come_again_is_not_tried_again(tmp_path):
+    """As when a target takes a failed job up again, which a new submission is not."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/failed-submission").write_text('"abc"')
+    done = drive(tmp_path, submission="abc")
+    assert done.returncode == 1
+    assert "has failed before" in done.stderr
