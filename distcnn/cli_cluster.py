@@ -1,4 +1,4 @@
-"""The verbs of `distcnn cluster`: plan, submit, status, logs, follow, stop, list, doctor."""
+"""The verbs of `distcnn cluster`: plan, submit, doctor, status, logs, follow, stop, ..."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from distcnn.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from distcnn.cluster.registry import Remembered
+    from distcnn.cluster.spec import ClusterSpec
     from distcnn.cluster.status import Status
     from distcnn.orchestration.submission import Prepared
 
@@ -70,6 +71,13 @@ def add(verbs: Verbs) -> None:
         held.add_argument("handle", metavar="HANDLE", help="as `submit` printed it, or the id")
         if verb is _status:
             held.add_argument("--json", action="store_true", help="print it as JSON")
+
+    render = add_verb(of_cluster, "render", _render, "print the file that starts a cluster")
+    render.add_argument("kind", choices=("ray-up", "raycluster"), help="for `ray up`, for KubeRay")
+    render.add_argument("overrides", nargs="*", metavar="cluster.field=value")
+    render.add_argument(
+        "--cluster", type=a_location, metavar="FILE", help="a YAML file with the cluster's fields"
+    )
 
     listed = add_verb(of_cluster, "list", _list, "list the jobs that were submitted from here")
     listed.add_argument("--json", action="store_true", help="print them as JSON")
@@ -257,6 +265,40 @@ def _stop(options: argparse.Namespace) -> int:
         attach(record).stop(grace)
     print_job(record, status_of(record))
     return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    from distcnn.cluster import spec_file
+
+    of_config, of_cluster = spec_file.split(options.overrides)
+    if of_config:
+        raise UsageError(f"{', '.join(of_config)}: a field of a cluster begins with `cluster.`")
+    spec = spec_file.load(options.cluster, of_cluster, {"target": "ray"})
+    text, wrong = _raycluster(spec) if options.kind == "raycluster" else _ray_up(spec)
+    if wrong:
+        raise UsageError("\n".join(["it would not start:", *(f"  {line}" for line in wrong)]))
+    print(text, end="")
+    return 0
+
+
+def _raycluster(spec: ClusterSpec) -> tuple[str, list[str]]:
+    from distcnn.cluster import kuberay, kuberay_rules
+
+    manifest = kuberay.render_raycluster(spec, spec.ray_up.cluster_name)
+    return kuberay.to_yaml([manifest]), list(kuberay_rules.violations(manifest))
+
+
+def _ray_up(spec: ClusterSpec) -> tuple[str, list[str]]:
+    from distcnn.cluster import ray_up_rules
+    from distcnn.cluster.job import requirements
+    from distcnn.cluster.ray_up import render_ray_up
+    from distcnn.cluster.ticket import version_of
+
+    if spec.ray_up.provider is None:
+        return "", ["cluster.ray_up.provider: has to be given: aws, gcp or on-premises"]
+    python = version_of("Python").rpartition(".")[0]
+    text = render_ray_up(spec, requirements(), python)
+    return text, list(ray_up_rules.violations(text))
 
 
 def _list(options: argparse.Namespace) -> int:
