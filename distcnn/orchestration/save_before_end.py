@@ -9,6 +9,7 @@ as workers run there: without them nothing could be saved.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -16,9 +17,12 @@ from contextlib import suppress
 import psutil
 
 _LOOK_EVERY_SECONDS = 0.2
+_KNOCK_SECONDS = 5.0
 _DRIVER = ["-m", "distcnn.orchestration.driver"]
 # Of Ray's own interface: DRAIN_NODE_REASON_PREEMPTION.
 _PREEMPTION = 2
+# What Ray has on every node; all else by such titles computes something.
+_OF_EVERY_NODE = {"ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 
 
 def main() -> int:
@@ -43,11 +47,11 @@ def _drivers() -> list[psutil.Process]:
 
 def _workers() -> list[psutil.Process]:
     """Ray's processes that have something to do, as their titles tell."""
-    titles = {process: " ".join(_words(process)) for process in psutil.process_iter()}
+    titles = {process: "".join(_words(process)[:1]) for process in psutil.process_iter()}
     return [
         process
         for process, title in titles.items()
-        if title.startswith("ray::") and not title.startswith("ray::IDLE")
+        if title.startswith("ray::") and title.strip() not in _OF_EVERY_NODE
     ]
 
 
@@ -60,11 +64,15 @@ def _words(process: psutil.Process) -> list[str]:
 
 def _announce(seconds: float) -> None:
     """Have Ray know that this node is taken away, so that the job saves and goes on elsewhere."""
+    address = os.environ["RAY_ADDRESS"]
+    host, _, port = address.rpartition(":")
     try:
+        # Ray's client would wait a minute for a head that is gone.
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
         # Slow to import, and the head needs it not.
         from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 
-        gcs = GcsClient(address=os.environ["RAY_ADDRESS"])
+        gcs = GcsClient(address=address)
         here = {address.address for each in psutil.net_if_addrs().values() for address in each}
         for node_id, node in gcs.get_all_node_info().items():
             if node.node_manager_address in here:

@@ -35,6 +35,8 @@ _HEAD_LABELS = {"ray.io/node-type": "head"}
 # What a job of ours uses that came last: KubeRay 1.6.
 _NEEDED_FIELDS = ("preRunningDeadlineSeconds", "rayClusterSpec.authOptions", "submissionMode")
 _LEAST_KUBERAY = "KubeRay 1.6"
+# Of a namespace: the standard that its pods have to meet.
+_ENFORCED = "pod-security.kubernetes.io/enforce"
 
 
 def render(job: Job, parcel: Parcel) -> str:
@@ -156,6 +158,8 @@ class RayJob:
                 return self._failed(status)
             case "Suspending":
                 return Status(State.RUNNING, detail="it was asked to stop, and saves")
+            case "Suspended" if not known["spec"].get("suspend"):
+                return Status(State.QUEUED, detail="it goes on as soon as the operator sees that")
             case "Suspended":
                 if self._pods():
                     return Status(State.RUNNING, detail="it was asked to stop, and saves")
@@ -377,10 +381,16 @@ def _surroundings(api: Kubernetes, spec: ClusterSpec) -> Iterator[Finding]:
         ("ServiceAccount", kube.service_account, "cluster.kuberay.service_account"),
         ("Secret", kube.image_pull_secret, "cluster.kuberay.image_pull_secret"),
     ]
-    if api.find_namespace() is None:
+    namespace = api.find_namespace()
+    if namespace is None:
         remedy = "create it, or set cluster.kuberay.namespace"
         yield Finding("fail", "namespace", f"there is no {api.namespace}; {remedy}")
         return
+    if (namespace["metadata"].get("labels") or {}).get(_ENFORCED) == "restricted":
+        # Ours would meet that; the operator's own has no securityContext, and none can be given.
+        remedy = f"set the label {_ENFORCED} to baseline, or take another namespace"
+        what = f"{api.namespace} refuses the pods in which KubeRay's {kuberay.SUBMITTER} is"
+        yield Finding("fail", "namespace", f"{what}; {remedy}")
     for kind, name, field in named:
         if name is None:
             continue

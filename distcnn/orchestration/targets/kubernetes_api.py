@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -49,9 +50,11 @@ class Kubernetes:
         # A failure is told at once: whoever asks knows how long to go on asking.
         settings.retries = 0
         try:
-            _, active = config.list_kube_config_contexts()
+            # The client has looked for it when it was imported.
+            file = os.environ.get("KUBECONFIG")
+            _, active = config.list_kube_config_contexts(file)
             self.context = context or cast(str, active["name"])
-            config.load_kube_config(context=self.context, client_configuration=settings)
+            config.load_kube_config(file, self.context, client_configuration=settings)
         except ConfigException as error:
             named = f"context {context!r}" if context else "a current context"
             raise UserError(
@@ -224,9 +227,7 @@ def _explanation(error: ApiException) -> UserError:
 
 
 def _said(error: ApiException) -> str:
-    body = error.body
-    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
     try:
-        return json.loads(text)["message"]
-    except (ValueError, KeyError, TypeError):
-        return text.strip() or str(error.reason)
+        return json.loads(error.body or "")["message"]
+    except (ValueError, KeyError, TypeError):  # What stands in between may answer in HTML.
+        return str(error.reason)
