@@ -254,6 +254,9 @@ class _Dumper(yaml.SafeDumper):
     """Quotes whatever `_Loader` would take for a number."""
 
 
+# Others read as truth values, or as numbers of base eight, what is text to us.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"), list("yYnN"))
+_Dumper.add_implicit_resolver(_INT, re.compile(r"^[-+]?0o[0-7]+$"), list("-+0"))
 for _tag, _pattern in _NUMBERS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))

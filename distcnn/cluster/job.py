@@ -16,7 +16,7 @@ from typing import Any
 from distcnn import config_file
 from distcnn.cluster.handle import ID
 from distcnn.cluster.spec import ClusterSpec
-from distcnn.cluster.ticket import CONFIG, SWEEP, Kind, Ticket, version_of, versions
+from distcnn.cluster.ticket import CONFIG, SWEEP, TICKET, Kind, Ticket, version_of, versions
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError
 from distcnn.location import Location
@@ -55,6 +55,12 @@ class Job:
             versions=versions(),
             only_preflight=self.only_preflight,
         )
+
+    @property
+    def documents_text(self) -> str:
+        """What its driver reads, for people: a YAML document for each file."""
+        files = {TICKET: self.ticket.to_json(), **self.documents}
+        return "".join(f"---\n# {name}\n{text}" for name, text in files.items())
 
     @property
     def digest(self) -> str:

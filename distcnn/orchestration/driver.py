@@ -5,6 +5,7 @@ All that a user wrote is in the files of the job, and nothing of it on a command
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 # Whatever needs a library is imported once it is known that those are there.
 
-# In the run's folder: the submission whose driver ended with a failure that would come again.
-_FAILED_MARK = "failed-submission"
+# In the run's folder: the submission whose driver has ended, and would end so again.
+_ENDED = "ended-submission.json"
 
 
 def main() -> int:
@@ -68,20 +69,23 @@ def _drive(ticket: Ticket, folder: Path) -> int:
     run_dir = location(ticket.run_dir)
     if ticket.only_preflight:
         return _preflight(folder, run_dir, _address(ticket))
-    mark = run_dir / _FAILED_MARK
-    if mark.is_file() and read_json(mark) == ticket.submission:
-        # A target that takes up jobs again cannot tell a failure of the run's from a machine's.
-        print(
-            "distcnn: this submission has failed before, in a way that would come again; see"
-            f" {run_dir / 'results.json'}; submit it again once that is mended",
-            file=sys.stderr,
-        )
-        return 1
-    _save_before(ticket.max_seconds - ticket.grace_seconds)
+    mark = run_dir / _ENDED
+    before = read_json(mark) if mark.is_file() else {}
+    if before.get("submission") == ticket.submission:
+        # A target that takes up jobs again cannot tell such an end from a machine's.
+        print(f"distcnn: {_say_again(before['exit_code'])}", file=sys.stderr)
+        return before["exit_code"]
+    time = _Time(ticket.max_seconds - ticket.grace_seconds)
     exit_code = (_run if ticket.kind == "run" else _sweep)(folder, run_dir, _address(ticket))
-    if exit_code == 1:
-        write_atomically(mark, f'"{ticket.submission}"'.encode())
+    if exit_code == 1 or time.is_over:
+        ended = {"submission": ticket.submission, "exit_code": exit_code}
+        write_atomically(mark, json.dumps(ended).encode())
     return exit_code
+
+
+def _say_again(exit_code: int) -> str:
+    why = "it failed in a way that would come again" if exit_code == 1 else "its time was over"
+    return f"this submission has ended before: {why}. Mend that, and submit it again"
 
 
 def _address(ticket: Ticket) -> str | None:
@@ -92,16 +96,19 @@ def _address(ticket: Ticket) -> str | None:
     return given_address(None) or "auto"
 
 
-def _save_before(seconds: float) -> None:
-    """Have this process save and end when the job's time is over."""
+class _Time:
+    """A job's time; when it is over, this process saves and ends."""
 
-    def end() -> None:
-        print("The job's time (max_seconds) is over", file=sys.stderr, flush=True)
+    def __init__(self, seconds: float) -> None:
+        self.is_over = False
+        timer = threading.Timer(seconds, self._end)
+        timer.daemon = True
+        timer.start()
+
+    def _end(self) -> None:
+        self.is_over = True
+        print("The job's time (cluster.max_seconds) is over", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
 
 
 def _preflight(folder: Path, run_dir: Location, address: str | None) -> int:

@@ -64,7 +64,7 @@ LIGHT = {
 }
 HEAVY = {"torch", "pytorch_lightning", "torchmetrics", "ray"}
 # What only who keeps runs in an object store, or has a sweep learn, waits for.
-OPTIONAL = {"boto3", "botocore", "optuna"}
+OPTIONAL = {"boto3", "botocore", "kubernetes", "optuna"}
 OUTSIDE = {"benchmarks", "launch", "tests"}
 
 

@@ -29,16 +29,14 @@ _KILLED_SECONDS = 10.0
 
 def render(job: Job, parcel: Parcel) -> str:
     """What would be started, and the files that it would find."""
-    return plain_to_yaml(
-        {
-            "folder": str(_folder(job.id)),
-            "command": ["python", "-m", "distcnn.orchestration.driver", TICKET],
-            "environment": dict(job.spec.environment),
-            "secrets": list(job.spec.secrets),
-            "job": job.ticket.to_json(),
-            **job.documents,
-        }
-    )
+    started = {
+        "folder": str(_folder(job.id)),
+        "files": sorted(parcel.files),
+        "command": ["python", "-m", "distcnn.orchestration.driver", TICKET],
+        "environment": dict(job.spec.environment),
+        "secrets": list(job.spec.secrets),
+    }
+    return plain_to_yaml(started) + job.documents_text
 
 
 def check(job: Job, parcel: Parcel) -> Iterator[Finding]:

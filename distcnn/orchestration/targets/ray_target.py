@@ -51,9 +51,8 @@ def render(job: Job, parcel: Parcel) -> str:
         "submission_id": job.id,
         "entrypoint": _ENTRYPOINT,
         "runtime_env": {"working_dir": sorted(parcel.files), "env_vars": _variables(job)},
-        "job": job.ticket.to_json(),
     }
-    return plain_to_yaml({**sent, **job.documents})
+    return plain_to_yaml(sent) + job.documents_text
 
 
 def check(job: Job, parcel: Parcel) -> Iterator[Finding]:

@@ -156,7 +156,20 @@ def test_kubectl_reads_what_was_rendered(tmp_path):
         "=",
         "<<",
     ]
-    texts += ["2001-01-01", "\t", " x", "\x07", "\x85", "\u2028", "\ufeff", "\U0001f600", "x " * 99]
+    texts += [
+        "2001-01-01",
+        "y",
+        "N",
+        "0o7",
+        "\t",
+        " x",
+        "\x07",
+        "\x85",
+        "\u2028",
+        "\ufeff",
+        "\U0001f600",
+        "x " * 99,
+    ]
     variables = {f"V{number}": text for number, text in enumerate(texts)}
     job = job_with(nodes=2, environment=variables, secrets=("KEY",))
     for manifest in kuberay.render_job(job, PARCEL):

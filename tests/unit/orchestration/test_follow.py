@@ -103,10 +103,12 @@ def test_a_driver_with_other_versions_says_so_and_does_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_that_would_come_again_is_not_tried_again(tmp_path):
+@pytest.mark.parametrize(("exit_code", "told"), [(1, "it failed"), (143, "its time was over")])
+def test_what_would_come_again_is_not_tried_again(tmp_path, exit_code, told):
     """As when a target takes a failed job up again, which a new submission is not."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/failed-submission").write_text('"abc"')
+    ended = {"submission": "abc", "exit_code": exit_code}
+    (tmp_path / "run/ended-submission.json").write_text(json.dumps(ended))
     done = drive(tmp_path, submission="abc")
-    assert done.returncode == 1
-    assert "has failed before" in done.stderr
+    assert done.returncode == exit_code
+    assert f"has ended before: {told}" in done.stderr
