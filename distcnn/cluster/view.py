@@ -1,4 +1,4 @@
-"""What a person sees while a job is followed: its log, and on a terminal a live line below it."""
+"""What a person sees while a job is followed: its log, and on a terminal live lines below it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -95,13 +95,14 @@ class TerminalView:
         )
         self._live.start()
 
-    def _render(self) -> Text:
-        text = Text(overflow="ellipsis", no_wrap=True)
-        text.append(f"{self._state or '...'} ", style=f"bold {_COLORS.get(self._state, 'yellow')}")
-        text.append(f"{duration(time.monotonic() - self._since)}  {self._name}")
-        for part in (self._trouble, self._figures or self._detail):
-            text.append(f"  {part}" if part else "")
-        return text.append("  (Ctrl-C detaches)", style="dim")
+    def _render(self) -> Group:
+        state = Text(overflow="ellipsis", no_wrap=True)
+        state.append(f"{self._state or '...'} ", style=f"bold {_COLORS.get(self._state, 'yellow')}")
+        state.append(f"{duration(time.monotonic() - self._since)}  {self._name}")
+        state.append(f"  {self._trouble}" if self._trouble else "")
+        state.append("  (Ctrl-C detaches)", style="dim")
+        latest = self._figures or self._detail
+        return Group(state, *([Text(latest, overflow="ellipsis", no_wrap=True)] if latest else []))
 
     def status(self, status: Status) -> None:
         """Show it in the line; changes are left behind."""
