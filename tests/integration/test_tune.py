@@ -132,9 +132,8 @@ def test_killed_at_several_moments_it_goes_on_and_repeats_nothing(
 
     # Gone on, a trial's own process is killed.
     process = start(distcnn("resume", folder))
-    wait_for(lambda: len(ledger(folder, "ended")) >= 2, process)
-    running = [number for number in range(1, 6) if (trial(folder, number) / "lease").exists()]
-    pid = _holder(trial(folder, running[-1]))
+    wait_for(lambda: len(ledger(folder, "ended")) >= 2 and bool(_training(folder)), process)
+    pid = _holder(trial(folder, _training(folder)[-1]))
     os.kill(pid, signal.SIGKILL)
     output = end(process)
     assert "its process died" in output
@@ -166,6 +165,13 @@ def test_a_sweep_in_an_object_store_is_killed_and_goes_on(
     for number in range(1, 6):
         assert told(trial(folder, number)) == told(trial(undisturbed, number))
     assert "mine/trials/0005" in finish(distcnn("runs", bucket / "sweeps"))
+
+
+def _training(folder: Path) -> list[int]:
+    """The trials that have begun, and not ended."""
+    ended = {event["trial"] for event in ledger(folder, "ended")}
+    begun = [number for number in range(1, 6) if (trial(folder, number) / "lease").exists()]
+    return [number for number in begun if number not in ended]
 
 
 def _holder(run: Path) -> int:
