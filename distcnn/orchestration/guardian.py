@@ -73,6 +73,8 @@ def _sweep(folder: str, driver: int) -> None:
 
 
 def _main(folder: str) -> None:
+    # Who ends all processes of a job alike (Slurm does) ends the driver too: it is waited for.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     driver = os.getppid()
     sys.stdin.buffer.read()
     _sweep(folder, driver)

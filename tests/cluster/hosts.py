@@ -121,8 +121,10 @@ class Hosts:
     def processes(self, name: str) -> dict[int, str]:
         """The command lines of all that runs on a host, by the process' number there.
 
-        Those of `ctl` are everybody's.
+        Those of `ctl` are everybody's; a host that has crashed has none.
         """
+        if name not in self._first:
+            return {}
         lines: dict[int, str] = {}
         for entry in Path(f"/proc/{self._first[name]}/root/proc").iterdir():
             if entry.name.isdigit() and entry.name != "1":
@@ -145,7 +147,7 @@ class Hosts:
 
     def crash(self, name: str) -> None:
         """Kill all processes of a host at once; its peers see the connections closed."""
-        os.kill(self._first[name], signal.SIGKILL)
+        os.kill(self._first.pop(name), signal.SIGKILL)
         self._started.pop(name).communicate()
 
     def restart(self, name: str) -> None:
