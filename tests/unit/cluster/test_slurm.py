@@ -111,7 +111,7 @@ def test_a_script_asks_for_what_the_spec_says() -> None:
         "sbatch",
         "--parsable",
         "--chdir=/shared/jobs/one",
-        "--export=HOME,USER,LOGNAME,PATH,LANG,AWS_SECRET_ACCESS_KEY",
+        "--export=HOME,USER,LOGNAME,PATH,LANG,DISTCNN_DATA_DIR,DISTCNN_CACHE_DIR,AWS_SECRET_ACCESS_KEY",
         "/shared/jobs/one/job.sbatch",
     ]
 
