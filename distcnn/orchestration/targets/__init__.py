@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Protocol, cast
@@ -13,6 +14,8 @@ from distcnn.cluster.registry import Remembered
 from distcnn.cluster.status import Status
 from distcnn.errors import UserError
 from distcnn.findings import Finding
+
+_LOOK_EVERY_SECONDS = 0.5
 
 
 class OutOfReachError(UserError):
@@ -69,6 +72,20 @@ class TargetModule(Protocol):
     def attach(self, remembered: Remembered) -> Attached:
         """Take hold of a job."""
         ...
+
+
+def ends_within(job: Attached, seconds: float) -> bool:
+    """Whether a job has ended by then; returns as soon as it has.
+
+    Raises:
+        OutOfReachError: its cluster does not answer.
+    """
+    deadline = time.monotonic() + seconds
+    while not job.status().state.has_ended:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return True
 
 
 def load(target: Target) -> TargetModule:

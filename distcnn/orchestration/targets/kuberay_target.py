@@ -19,6 +19,7 @@ from distcnn.cluster.spec import ClusterSpec
 from distcnn.cluster.status import State, Status
 from distcnn.errors import UserError
 from distcnn.findings import Finding, any_failed
+from distcnn.orchestration.targets import ends_within
 
 if TYPE_CHECKING:
     from distcnn.orchestration.targets.kubernetes_api import Kubernetes
@@ -205,11 +206,11 @@ class RayJob:
         if self.status().state.has_ended:
             return
         self._api.patch("RayJob", self._name, {"spec": {"suspend": True}})
-        if self._ends_within(grace_seconds + _NOTICED_SECONDS):
+        if ends_within(self, grace_seconds + _NOTICED_SECONDS):
             return
         for pod in self._pods():
             self._api.delete("Pod", pod["metadata"]["name"], grace_seconds=0)
-        if self._ends_within(_NOTICED_SECONDS):
+        if ends_within(self, _NOTICED_SECONDS):
             return
         self._api.delete("RayJob", self._name)
         _wait(
@@ -217,14 +218,6 @@ class RayJob:
             f"{self._name} has not ended; see `kubectl describe rayjob {self._name}`, and whether"
             " the KubeRay operator runs",
         )
-
-    def _ends_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not self.status().state.has_ended:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_LOOK_EVERY_SECONDS)
-        return True
 
     def _pods(self, **labels: str) -> list[Plain]:
         return self._api.pods({kuberay.JOB_LABEL: self._name, **labels})

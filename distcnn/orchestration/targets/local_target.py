@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +19,9 @@ from distcnn.cluster.ticket import TICKET
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UserError
 from distcnn.findings import Finding
+from distcnn.orchestration.targets import ends_within
 from distcnn.orchestration.targets.background import CODE, LOG, Background, start
 
-_LOOK_EVERY_SECONDS = 0.2
 # For the keeper to write down that its driver was killed.
 _KILLED_SECONDS = 10.0
 
@@ -125,22 +124,14 @@ class LocalJob:
         if state is None or state.exit_code is not None or not state.is_alive:
             return
         os.kill(state.pid, signal.SIGTERM)
-        if self._ends_within(grace_seconds):
+        if ends_within(self, grace_seconds):
             return
         state = Background.read(self._folder)
         if state is not None and state.driver_pid is not None:
             # What it has started ends with it: `distcnn.orchestration.guardian` sees to that.
             with suppress(ProcessLookupError):
                 os.kill(state.driver_pid, signal.SIGKILL)
-        self._ends_within(_KILLED_SECONDS)
-
-    def _ends_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not self.status().state.has_ended:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_LOOK_EVERY_SECONDS)
-        return True
+        ends_within(self, _KILLED_SECONDS)
 
 
 def _ended(state: Background, exit_code: int) -> Status:

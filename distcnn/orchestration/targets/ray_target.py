@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +27,9 @@ from distcnn.cluster.workload import workload_of
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UserError
 from distcnn.findings import Finding
-from distcnn.orchestration.targets import OutOfReachError
+from distcnn.orchestration.targets import OutOfReachError, ends_within
 
 _ANSWER_SECONDS = 30.0
-_LOOK_EVERY_SECONDS = 0.5
 # Beyond its grace, for Ray to notice that a driver has ended.
 _NOTICED_SECONDS = 30.0
 _ENTRYPOINT = f"python -m distcnn.orchestration.driver {TICKET}"
@@ -149,11 +147,8 @@ class RayJob:
         with self._cluster() as client:
             if client.find(self._id) is not None:
                 client.stop_job(self._id)
-        deadline = time.monotonic() + grace_seconds + _NOTICED_SECONDS
-        while not self.status().state.has_ended:
-            if time.monotonic() > deadline:
-                raise UserError(f"{self._id} has not ended; look at the cluster's dashboard")
-            time.sleep(_LOOK_EVERY_SECONDS)
+        if not ends_within(self, grace_seconds + _NOTICED_SECONDS):
+            raise UserError(f"{self._id} has not ended; look at the cluster's dashboard")
 
     @contextmanager
     def _cluster(self) -> Generator[_Client]:

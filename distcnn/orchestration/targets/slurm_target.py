@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,11 +34,10 @@ from distcnn.cluster.status import Status
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
 from distcnn.findings import Finding
-from distcnn.orchestration.targets import OutOfReachError
+from distcnn.orchestration.targets import OutOfReachError, ends_within
 
 _COMMANDS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 _ANSWER_SECONDS = 60.0
-_LOOK_EVERY_SECONDS = 1.0
 # Beyond its grace: for Slurm to kill what does not end (its KillWait, 30 by default), and to tell.
 _KILLED_SECONDS = 120.0
 _UNREACHABLE = ("Unable to contact slurm controller", "Socket timed out", "Connection refused")
@@ -252,21 +250,13 @@ class SlurmJob:
         if told and told["JobState"] == "RUNNING":
             # The script alone: the workers are to go on until they have saved.
             _run(["scancel", "--batch", "--signal=TERM", self._id])
-            if self._ends_within(grace_seconds):
+            if ends_within(self, grace_seconds):
                 return
         _run(["scancel", self._id])
-        if not self._ends_within(_KILLED_SECONDS):
+        if not ends_within(self, _KILLED_SECONDS):
             raise UserError(
                 f"Slurm's job {self._id} has not ended; see scontrol show job {self._id}"
             )
-
-    def _ends_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not self.status().state.has_ended:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_LOOK_EVERY_SECONDS)
-        return True
 
 
 def _folder(spec: ClusterSpec, job_id: str) -> Path:
