@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -47,7 +49,7 @@ def add(verbs: Verbs) -> None:
 
     submit = add_verb(of_cluster, "submit", _submit, "check a job, send it, and follow it")
     _add_job(submit)
-    submit.add_argument("--yes", action="store_true", help="do not ask")
+    submit.add_argument("--yes", "-y", action="store_true", help="do not ask")
     submit.add_argument("--detach", action="store_true", help="send it, and do not follow it")
     submit.add_argument(
         "--dry-run", action="store_true", help="print exactly what would be sent, and send nothing"
@@ -178,7 +180,9 @@ def _ask(options: argparse.Namespace) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("nobody is there to say yes: give --yes")
-    if input("Submit it? [y/N] ").strip().lower() not in ("y", "yes"):
+    # Not on stdout, where the handle is the only line before the log.
+    print("Submit it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UserError("nothing was sent")
 
 
@@ -201,14 +205,16 @@ def _found(options: argparse.Namespace) -> Remembered:
 
 def _status(options: argparse.Namespace) -> int:
     from distcnn.cluster.listing import as_plain, print_job
-    from distcnn.orchestration.submission import status_of
+    from distcnn.orchestration.submission import statuses_of
 
     record = _found(options)
-    status = status_of(record)
+    [answer] = statuses_of([record])
     if options.json:
-        print(json.dumps(as_plain(record, status), indent=2))
-    else:
-        print_job(record, status)
+        print(json.dumps(as_plain(record, answer), indent=2))
+        return int(isinstance(answer, UserError))
+    if isinstance(answer, UserError):
+        raise answer
+    print_job(record, answer)
     return 0
 
 
@@ -238,6 +244,10 @@ def _watch(record: Remembered) -> int:
             file=sys.stderr,
         )
         return _DETACHED_EXIT_CODE
+    except BrokenPipeError:
+        # Who reads the log has gone. That is no success of the job's.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     _say_what_next(record, status)
     return status.follow_exit_code
 
@@ -255,6 +265,7 @@ def _say_what_next(record: Remembered, status: Status) -> None:
 
 def _stop(options: argparse.Namespace) -> int:
     from distcnn.cluster.listing import print_job
+    from distcnn.cluster.status import State
     from distcnn.orchestration.submission import attach, status_of
 
     record = _found(options)
@@ -263,8 +274,9 @@ def _stop(options: argparse.Namespace) -> int:
         grace = record.spec.grace_seconds
         print(f"Asked to save and end, within {grace} s", file=sys.stderr, flush=True)
         attach(record).stop(grace)
-    print_job(record, status_of(record))
-    return 0
+    after = status_of(record)
+    print_job(record, after)
+    return int(after.state is State.LOST)  # It may be running all the same.
 
 
 def _render(options: argparse.Namespace) -> int:

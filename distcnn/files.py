@@ -20,8 +20,8 @@ class DamagedFileError(UserError):
 
     def __init__(self, path: Location) -> None:
         super().__init__(
-            f"{path} is damaged: it is not what distcnn writes there. If nothing else writes to"
-            " this run, move that file away"
+            f"{path} is damaged: it is not what this distcnn writes there. If nothing else writes"
+            " it, move that file away"
         )
 
 
@@ -57,6 +57,16 @@ def read_json(path: Location) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise DamagedFileError(path) from error
+
+
+def read_from(path: Path, offset: int) -> bytes:
+    """What a file holds from so many bytes on; nothing where there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def create_exclusively(path: Location, content: bytes) -> bool:

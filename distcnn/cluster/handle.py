@@ -13,6 +13,7 @@ Target = Literal["local", "ray", "slurm", "kuberay"]
 
 # Also the name of a RayJob, from which the operator makes longer ones.
 ID = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
+_NUMBER = re.compile(r"[0-9]+")
 # How many words stand between the target and the id: of ray the host, of kuberay the context and
 # the namespace, of slurm the cluster.
 _NUM_PLACES = {"local": 0, "ray": 1, "slurm": 1, "kuberay": 2}
@@ -53,6 +54,7 @@ class Handle:
         if not separator or not known:
             raise HandleError(f"{text!r} is no handle; one is {', '.join(_WRITTEN.values())}")
         *places, id_ = [unquote(word) for word in rest.split("/")]
-        if len(places) != _NUM_PLACES[target] or not all(places) or not id_:
+        is_whole = len(places) == _NUM_PLACES[target] and all(places)
+        if not is_whole or not (_NUMBER if target == "slurm" else ID).fullmatch(id_):
             raise HandleError(f"{text!r} is no handle; it is written {_WRITTEN[target]}")
         return cls(known[0], tuple(places), id_)

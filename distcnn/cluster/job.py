@@ -24,8 +24,8 @@ from distcnn.sweep import file as sweep_file
 from distcnn.sweep.file import Sweep
 
 _BASE = "base.yaml"
-# Of an id, 16 are the time's.
-_LONGEST_NAME = 30
+_LONGEST_ID = 47
+_LONGEST_NAME = _LONGEST_ID - len("-20261128-140000")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Job:
         return Ticket(
             id=self.id,
             submission=self.submission,
+            digest=self.digest,
             kind=self.kind,
             run_dir=str(self.run_dir),
             max_seconds=self.spec.max_seconds,
@@ -84,7 +85,8 @@ def job_of_run(
     """
     chosen = checked_id(job_id, run_dir, config.name)
     kept = kept_at(run_dir or config.storage.directory / chosen, spec)
-    return Job(chosen, "run", kept, spec, {CONFIG: config_file.to_yaml(_stored(config, kept))})
+    text = config_file.to_yaml(_as_all_see_it(config, kept, spec))
+    return Job(chosen, "run", kept, spec, {CONFIG: text})
 
 
 def job_of_sweep(
@@ -95,12 +97,22 @@ def job_of_sweep(
     kept = kept_at(run_dir or sweep.base.storage.directory / chosen, spec)
     documents = {
         SWEEP: config_file.plain_to_yaml(sweep_file.to_plain(sweep.config, _BASE)),
-        _BASE: config_file.to_yaml(_stored(sweep.base, kept)),
+        _BASE: config_file.to_yaml(_as_all_see_it(sweep.base, kept, spec)),
     }
     return Job(chosen, "sweep", kept, spec, documents)
 
 
-def _stored(config: RunConfig, kept: Location) -> RunConfig:
+def _as_all_see_it(config: RunConfig, kept: Location, spec: ClusterSpec) -> RunConfig:
+    """With whole paths: a driver's working directory is another.
+
+    Raises:
+        UsageError: a folder of data is another one on each machine.
+    """
+    data = config.data.directory
+    if data is not None and not data.is_absolute():
+        if spec.target in ("ray", "kuberay"):
+            raise UsageError(f"data.directory={data}: on other machines, name it by its whole path")
+        config = config.with_values(data={"directory": str(data.absolute())})
     return config.with_values(storage={"directory": str(kept.parent)})
 
 
@@ -110,18 +122,22 @@ def checked_id(job_id: str | None, run_dir: Location | None, name: str) -> str:
     Raises:
         UsageError: the one that is given is none.
     """
+    if job_id is None and run_dir is not None:
+        return _slug(run_dir.name, _LONGEST_ID)
     if job_id is None:
-        if run_dir is not None and ID.fullmatch(run_dir.name):
-            return run_dir.name
-        stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
-        stem = stem if stem[:1].isalpha() else f"run-{stem}"[:_LONGEST_NAME].rstrip("-")
-        return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return f"{_slug(name, _LONGEST_NAME)}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not ID.fullmatch(job_id):
         raise UsageError(
             f"--id {job_id!r}: up to 47 of a-z, 0-9 and '-', beginning with a letter and not ending"
             " with '-'; Kubernetes takes no other names"
         )
     return job_id
+
+
+def _slug(text: str, longest: int) -> str:
+    """What every target takes for a name, and people know again."""
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return (slug if slug[:1].isalpha() else f"run-{slug}")[:longest].rstrip("-")
 
 
 def kept_at(run_dir: Location, spec: ClusterSpec) -> Location:

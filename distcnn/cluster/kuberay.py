@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
@@ -20,6 +21,7 @@ API_GROUP = "ray.io"
 API_VERSION = "v1"
 JOB_LABEL = "distcnn/job"
 DIGEST_ANNOTATION = "distcnn/digest"
+SENT_ANNOTATION = "distcnn/sent"
 # As Ray names it; nodes have it where somebody who runs the cluster has put it there.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 # Any of them says that a node is cheap and can be taken away: Karpenter's, those of the large
@@ -51,8 +53,6 @@ _PARCEL_FOLDER, _PARCEL_FILE = "/distcnn/parcel", "parcel.zip"
 _JOB_FOLDER = "/distcnn/job"
 _PARCEL_VOLUME, _JOB_VOLUME = "distcnn-parcel", "distcnn-job"
 _STORAGE_VOLUME, _SHM_VOLUME = "distcnn-storage", "distcnn-shm"
-# What a job's pods cannot do without, or would be open to others with.
-_RESERVED = {"PYTHONPATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"}
 
 
 def render_job(job: Job, parcel: Parcel) -> list[Manifest]:
@@ -60,11 +60,20 @@ def render_job(job: Job, parcel: Parcel) -> list[Manifest]:
 
     Raises:
         ParcelError: the parcel is larger than a ConfigMap may be.
-        UsageError: a variable is given that the job sets itself.
     """
     parcel.check_size(LARGEST_BYTES)
     secrets = [_secret(job)] if job.spec.secrets else []
-    return [_config_map(job, parcel), *secrets, render_rayjob(job)]
+    rayjob = render_rayjob(job)
+    rayjob["metadata"]["annotations"][SENT_ANNOTATION] = sent_digest(job, parcel)
+    return [_config_map(job, parcel), *secrets, rayjob]
+
+
+def sent_digest(job: Job, parcel: Parcel) -> str:
+    """Of all that a job is: what it computes, on which machines, by which code; SHA-256."""
+    # Each submission has a ticket of its own.
+    code = Parcel({name: text for name, text in parcel.files.items() if name != TICKET})
+    parts = (job.digest, job.spec.model_dump_json(), code.sha256)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def to_yaml(manifests: list[Manifest]) -> str:
@@ -92,11 +101,7 @@ def with_values(secret: Manifest, environment: Mapping[str, str]) -> Manifest:
 
 
 def render_rayjob(job: Job) -> Manifest:
-    """The RayJob: a Ray cluster of the job's own, which goes when the job has ended.
-
-    Raises:
-        UsageError: a variable is given that the job sets itself.
-    """
+    """The RayJob: a Ray cluster of the job's own, which goes when the job has ended."""
     spec = job.spec
     stop_seconds = spec.grace_seconds + _MARGIN_SECONDS
     return {
@@ -279,12 +284,6 @@ def _ray_container(spec: ClusterSpec, job: Job | None, role: str) -> Manifest:
 
 
 def _environment(spec: ClusterSpec, job: Job | None) -> Iterator[Manifest]:
-    reserved = sorted(_RESERVED & {*spec.environment, *spec.secrets})
-    if reserved:
-        raise UsageError(
-            f"{', '.join(reserved)}: set by distcnn itself in Kubernetes; leave it out of"
-            " cluster.environment and cluster.secrets"
-        )
     if job is not None:
         yield {"name": "PYTHONPATH", "value": _JOB_FOLDER}
     if "RAY_USAGE_STATS_ENABLED" not in spec.environment:

@@ -7,19 +7,22 @@ from typing import Any
 
 from distcnn.cluster.registry import Remembered
 from distcnn.cluster.status import Status
+from distcnn.errors import UserError
 
-# Of a job whose cluster does not answer.
+# How a job is, or why that cannot be told.
+Answer = Status | UserError
 _UNKNOWN = "?"
 
 
-def as_plain(record: Remembered, status: Status | None) -> dict[str, Any]:
-    """What scripts are told; the state is None where the job's cluster does not answer."""
+def as_plain(record: Remembered, answer: Answer) -> dict[str, Any]:
+    """What scripts are told; the state is None where the job's cluster does not tell it."""
+    is_known = isinstance(answer, Status)
     return {
         "id": record.id or record.handle.id,
         "handle": str(record.handle),
-        "state": str(status.state) if status else None,
-        "exit_code": status.exit_code if status else None,
-        "detail": status.detail if status else "",
+        "state": str(answer.state) if is_known else None,
+        "exit_code": answer.exit_code if is_known else None,
+        "detail": answer.detail if is_known else str(answer),
         "run_dir": str(record.run_dir) if record.run_dir else None,
         "submitted": record.submitted or None,
     }
@@ -34,14 +37,14 @@ def print_job(record: Remembered, status: Status) -> None:
     )
 
 
-def print_jobs(jobs: Sequence[tuple[Remembered, Status | None]]) -> None:
+def print_jobs(jobs: Sequence[tuple[Remembered, Answer]]) -> None:
     """A line each."""
     if not jobs:
         print("No job was submitted from here; see: distcnn cluster submit --help")
         return
     rows = [("id", "state", "submitted (UTC)", "handle")]
-    for record, status in jobs:
-        state = str(status.state) if status else _UNKNOWN
+    for record, answer in jobs:
+        state = str(answer.state) if isinstance(answer, Status) else _UNKNOWN
         submitted = record.submitted.replace("T", " ").removesuffix("+00:00")
         rows.append((record.id, state, submitted, str(record.handle)))
     _print_rows(rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import platformdirs
 
-from distcnn.cluster.handle import Handle, HandleError
+from distcnn.cluster.handle import ID, Handle, HandleError
 from distcnn.cluster.job import Job, plain
 from distcnn.cluster.spec import ClusterSpec
-from distcnn.files import read_json, write_atomically
+from distcnn.errors import UsageError, UserError
+from distcnn.files import DamagedFileError, read_json, temporary_beside, write_atomically
 from distcnn.location import Location, location
 
 
@@ -26,7 +28,6 @@ class Remembered:
     handle: Handle
     spec: ClusterSpec
     id: str = ""
-    kind: str = ""
     run_dir: Location | None = None
     digest: str = ""
     submitted: str = ""
@@ -41,18 +42,58 @@ def state_directory() -> Path:
 
 
 def remember(job: Job, handle: Handle) -> None:
-    """Note a job; a later one of the same id takes its place."""
+    """Note a job; a later one of the same id takes its place.
+
+    Raises:
+        UserError: it cannot be noted.
+    """
     submitted = datetime.now(UTC).isoformat(timespec="seconds")
     record = {**plain(job), "handle": str(handle), "submitted": submitted}
-    folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomically(folder / f"{job.id}.json", (json.dumps(record, indent=2) + "\n").encode())
+    with _explained(f"{handle} was sent, and cannot be noted"):
+        write_atomically(_path_of(job.id), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def prepare() -> None:
+    """Make sure that a job can be noted, before it is sent.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with _explained("jobs cannot be noted, so nothing was sent"):
+        _folder().mkdir(parents=True, exist_ok=True)
+        _folder().chmod(0o700)
+        with temporary_beside(_folder() / "trial") as trial:
+            trial.touch()
+
+
+@contextmanager
+def _explained(what: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what}: {error.filename or _folder()}: {error.strerror}; set DISTCNN_STATE_DIR to a"
+            " folder of yours"
+        ) from error
 
 
 def remembered() -> Iterator[Remembered]:
-    """All of them, the newest last."""
-    records = [_read(path) for path in sorted(_folder().glob("*.json"))]
+    """All of them that can be read, the newest last."""
+    records: list[Remembered] = []
+    for path in _folder().glob("*.json"):
+        with suppress(DamagedFileError):
+            records.append(_read(path))
     yield from sorted(records, key=lambda record: record.submitted)
+
+
+def known(job_id: str) -> Remembered | None:
+    """The newest job of that id; None where there was none.
+
+    Raises:
+        DamagedFileError: nobody can tell.
+    """
+    path = _path_of(job_id)
+    return _read(path) if path.is_file() else None
 
 
 def find(text: str) -> Remembered:
@@ -60,14 +101,17 @@ def find(text: str) -> Remembered:
 
     Raises:
         HandleError: it is no handle, and no id that is remembered.
+        DamagedFileError: what is remembered of that id cannot be read.
     """
+    if ID.fullmatch(text) and (record := known(text)) is not None:
+        return record
     for record in remembered():
-        if text in (record.id, str(record.handle)):
+        if text == str(record.handle):
             return record
     if "://" not in text:
-        known = ", ".join(record.id for record in remembered())
+        ids = ", ".join(record.id for record in remembered())
         raise HandleError(
-            f"no job {text!r} is remembered here (there are: {known or 'none'}); name it by its"
+            f"no job {text!r} is remembered here (there are: {ids or 'none'}); name it by its"
             " handle, as `submit` printed it"
         )
     handle = Handle.parse(text)
@@ -78,14 +122,23 @@ def _folder() -> Path:
     return state_directory() / "jobs"
 
 
+def _path_of(job_id: str) -> Path:
+    return _folder() / f"{job_id}.json"
+
+
 def _read(path: Path) -> Remembered:
     values: dict[str, Any] = read_json(path)
+    try:
+        return _record(values)
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise DamagedFileError(path) from error
+
+
+def _record(values: dict[str, Any]) -> Remembered:
     return Remembered(
         handle=Handle.parse(values["handle"]),
-        # As it was submitted: what is required of a spec today is not asked of it.
         spec=ClusterSpec.model_validate_json(json.dumps(values["spec"]), strict=True),
         id=values["id"],
-        kind=values["kind"],
         run_dir=location(values["run_dir"]),
         digest=values["digest"],
         submitted=values["submitted"],

@@ -16,9 +16,9 @@ from distcnn.files import read_json, write_atomically
 
 # In the folder of a job.
 CODE = "code"
-LOG = "log"
 SCRIPT = "job.sbatch"
 _STATE = "state.json"
+_LOG = "log-{}"  # By Slurm's number.
 
 # All that the script has from where it is submitted: nobody's modules, nobody's Ray.
 _PASSED_ON = (
@@ -94,7 +94,7 @@ def _options(job: Job) -> list[str]:
         "gpus-per-node": _gpus(spec),
         "time": minutes(spec),
         "signal": f"B:TERM@{spec.grace_seconds}",
-        "output": LOG,
+        "output": _LOG.format("%j"),
         "open-mode": "append",
     }
     # However often it may begin again: on its first node, the job itself counts.
@@ -104,6 +104,11 @@ def _options(job: Job) -> list[str]:
         flags.append("no-kill")
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     return [*given, *(f"--{flag}" for flag in flags)]
+
+
+def log_path(folder: Path, slurm_id: str) -> Path:
+    """What a job's driver prints, in the job's folder."""
+    return folder / _LOG.format(slurm_id)
 
 
 def memory_mib(spec: ClusterSpec) -> int:
@@ -195,7 +200,10 @@ def status_of(told: Mapping[str, str], state: AllocationState | None) -> Status:
     if slurm_state in _FAILED:
         return Status(State.FAILED, detail=_FAILED[slurm_state])
     code, _, number = told.get("ExitCode", "0:0").partition(":")
-    return Status.ended(128 + int(number) if int(number or 0) else int(code))
+    exit_code = 128 + int(number) if int(number or 0) else int(code)
+    if exit_code == 0 and slurm_state != "COMPLETED":
+        return Status(State.FAILED, detail=f"Slurm says {slurm_state}")
+    return Status.ended(exit_code)
 
 
 def status_of_forgotten(state: AllocationState | None) -> Status:

@@ -26,14 +26,23 @@ CloudName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$", max_
 Image = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$", max_length=255)]
 
 
+# What a job cannot do without, or would be open to others with.
+_RESERVED = {"PYTHONPATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"}
+
+
 class RaySpec(Section):
     """A Ray cluster that runs already."""
 
-    address: str | None = None
+    address: Annotated[str, Field(pattern=r"^(https?://)?[^/\s]+/?$")] | None = None
     """Of its dashboard, `http://host:8265`; `RAY_API_SERVER_ADDRESS` by default."""
     token_file: Path | None = None
     """Holds the cluster's token; where Ray looks for it by default (`RAY_AUTH_TOKEN_PATH`,
     `~/.ray/auth_token`)."""
+
+
+def host_of(spec: RaySpec) -> str | None:
+    """`host:8265` of a Ray cluster's dashboard; None where it is not named."""
+    return spec.address and spec.address.rpartition("://")[2].rstrip("/")
 
 
 class SlurmSpec(Section):
@@ -64,7 +73,7 @@ class KubeRaySpec(Section):
     """Of the job and all that belongs to it."""
     volume_claim: DnsLabel | None = None
     """A PersistentVolumeClaim that all pods can write (ReadWriteMany)."""
-    mount_path: Annotated[Path, Field()] = Path("/shared")
+    mount_path: Path = Path("/shared")
     """Where pods see it; runs kept there are `storage.directory: /shared/...`."""
     service_account: DnsLabel | None = None
     """Of the pods, for an object store's roles; the namespace's default one by default."""
@@ -145,7 +154,7 @@ class ClusterSpec(Section):
     nodes: Positive = 1
     """Machines with workers on them; the first one has the driver too."""
     cpus_per_node: Positive = 2
-    """Cores of each."""
+    """Cores of each; by default as many as GPUs, two at least."""
     gpus_per_node: NonNegative = 0
     """GPUs of each."""
     memory_gib_per_node: Annotated[float, Field(gt=0)] = 4.0
@@ -192,6 +201,13 @@ class ClusterSpec(Section):
             raise ValueError(
                 f"accelerator_type = {self.accelerator_type} without GPUs; set gpus_per_node"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_that_distcnn_sets_itself(self) -> Self:
+        reserved = sorted(_RESERVED & {*self.environment, *self.secrets})
+        if reserved:
+            raise ValueError(f"{', '.join(reserved)}: set by distcnn itself; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -39,6 +39,10 @@ def load(
         field = override.removeprefix(_PREFIX)
         draft.merge(config_file.parse_override(field), COMMAND_LINE)
     draft.merge(options, COMMAND_LINE)
+    gpus = draft.values.get("gpus_per_node")
+    if "cpus_per_node" not in draft.values and isinstance(gpus, int):
+        # Each GPU has a worker, which has a core.
+        draft.values["cpus_per_node"] = max(ClusterSpec().cpus_per_node, gpus)
     checked = draft.check()
     if isinstance(checked, list):
         return config_file.refuse(checked, "cluster spec")

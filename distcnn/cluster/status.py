@@ -43,14 +43,23 @@ class Status:
     """Of its driver, once that has ended and where it is known."""
     detail: str = ""
     """For people: what it waits for, why it failed."""
+    is_stopping: bool = False
+    """Whether it was asked to end, and saves."""
 
     @classmethod
     def ended(cls, exit_code: int, detail: str = "") -> Status:
-        """Of a job whose driver has ended so."""
+        """Of a job whose driver has ended so.
+
+        Args:
+            exit_code: as a shell has it, or negative where a signal ended it.
+            detail: for people.
+        """
+        if exit_code < 0:
+            exit_code = 128 - exit_code
         if exit_code == 0:
             return cls(State.SUCCEEDED, 0, detail)
         if exit_code in _SAVED:
-            return cls(State.STOPPED, exit_code, detail or "it saved, and can be gone on with")
+            return cls(State.STOPPED, exit_code, detail or "it was asked to end, and saved")
         return cls(State.FAILED, exit_code, detail)
 
     @property

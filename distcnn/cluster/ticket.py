@@ -27,6 +27,8 @@ class Ticket:
     id: str
     submission: str
     """Of this time that the job was submitted; the same when a target takes it up again."""
+    digest: str
+    """Of what it computes: one job has one, however often it is submitted."""
     kind: Kind
     run_dir: str
     max_seconds: int

@@ -126,7 +126,9 @@ class TerminalView:
         self._trouble = message
 
     def end(self) -> None:
-        """Take the live line away."""
+        """Show what was printed last, and take the live lines away."""
+        if self._unfinished:
+            self.log(b"\n")
         self._live.stop()
 
 

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from distcnn.cluster.ticket import CONFIG, SWEEP, Ticket, version_of
-from distcnn.errors import UserError
+from distcnn.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from distcnn.location import Location
 
 # Whatever needs a library is imported once it is known that those are there.
-
-# In the run's folder: the submission whose driver has ended, and would end so again.
-_ENDED = "ended-submission.json"
 
 
 def main() -> int:
@@ -30,16 +27,35 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end)
     path = Path(sys.argv[1])
     ticket = Ticket.from_json(path.read_text(encoding="utf-8"))
+    time = _Time(ticket.max_seconds - ticket.grace_seconds)
+    is_final = False
     try:
         _check_versions(ticket)
-        return _drive(ticket, path.parent)
+        before = _ended_before(ticket)
+        if before is not None:
+            print(f"distcnn: {_say_again(before)}", file=sys.stderr)
+            return before
+        exit_code = _drive(ticket, path.parent)
+        is_final = exit_code == 1
     except UserError as error:
         print(f"distcnn: {error}", file=sys.stderr)
-        return error.exit_code
+        exit_code, is_final = error.exit_code, isinstance(error, UsageError)
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        exit_code = end.code
+    if is_final or time.is_over:
+        _mark_ended(ticket, exit_code)
+    return exit_code
 
 
 def _end(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
+
+
+class OtherVersionsError(UsageError):
+    """What is installed here is not what the job was made with."""
+
+    exit_code = 1
 
 
 def _check_versions(ticket: Ticket) -> None:
@@ -50,7 +66,7 @@ def _check_versions(ticket: Ticket) -> None:
         if _minor(name, here[name]) != _minor(name, wanted)
     ]
     if others:
-        raise UserError(
+        raise OtherVersionsError(
             f"{sys.executable} has other versions than the job was made with: {'; '.join(others)}."
             " Install the same (the job's requirements.txt has them) for the Python that is found"
             " here, or build the image again"
@@ -63,28 +79,49 @@ def _minor(name: str, version: str) -> str:
 
 
 def _drive(ticket: Ticket, folder: Path) -> int:
-    from distcnn.files import read_json, write_atomically
+    from distcnn.location import location
+
+    run_dir, address = location(ticket.run_dir), _address(ticket)
+    if ticket.only_preflight:
+        return _preflight(folder, run_dir, address)
+    return (_run if ticket.kind == "run" else _sweep)(folder, run_dir, address)
+
+
+def _mark(ticket: Ticket) -> Location:
+    """Beside the run's folder, which may be somebody else's."""
     from distcnn.location import location
 
     run_dir = location(ticket.run_dir)
-    if ticket.only_preflight:
-        return _preflight(folder, run_dir, _address(ticket))
-    mark = run_dir / _ENDED
+    return run_dir.parent / f".{run_dir.name}-ended.json"
+
+
+def _ended_before(ticket: Ticket) -> int | None:
+    """The exit code with which this submission has ended, and would end again.
+
+    A target that takes up jobs cannot tell such an end from the loss of a machine.
+    """
+    from distcnn.files import read_json
+
+    mark = _mark(ticket)
     before = read_json(mark) if mark.is_file() else {}
-    if before.get("submission") == ticket.submission:
-        # A target that takes up jobs again cannot tell such an end from a machine's.
-        print(f"distcnn: {_say_again(before['exit_code'])}", file=sys.stderr)
-        return before["exit_code"]
-    time = _Time(ticket.max_seconds - ticket.grace_seconds)
-    exit_code = (_run if ticket.kind == "run" else _sweep)(folder, run_dir, _address(ticket))
-    if exit_code == 1 or time.is_over:
+    return before["exit_code"] if before.get("submission") == ticket.submission else None
+
+
+def _mark_ended(ticket: Ticket, exit_code: int) -> None:
+    try:
+        from distcnn.files import write_atomically
+
+        mark = _mark(ticket)
+        mark.parent.mkdir(parents=True, exist_ok=True)
         ended = {"submission": ticket.submission, "exit_code": exit_code}
         write_atomically(mark, json.dumps(ended).encode())
-    return exit_code
+    except (ImportError, OSError, UserError) as error:
+        print(f"distcnn: it could not be noted that this is final: {error}", file=sys.stderr)
 
 
 def _say_again(exit_code: int) -> str:
-    why = "it failed in a way that would come again" if exit_code == 1 else "its time was over"
+    is_over = exit_code > 128
+    why = "its time was over" if is_over else "it failed in a way that would come again"
     return f"this submission has ended before: {why}. Mend that, and submit it again"
 
 

@@ -9,6 +9,7 @@ from distcnn.cluster.view import JobView
 from distcnn.orchestration.targets import Attached, OutOfReachError
 
 _LOOK_EVERY_SECONDS = 1.0
+_PAUSE_PER_LOOK = 5.0
 
 
 def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
@@ -23,6 +24,7 @@ def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
     reached_at = time.monotonic()
     try:
         while True:
+            began = time.monotonic()
             try:
                 # In this order: what was printed before it ended is not missed.
                 status = job.status()
@@ -43,6 +45,7 @@ def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
                 view.status(status)
                 if status.state.has_ended:
                     return status
-            time.sleep(_LOOK_EVERY_SECONDS)
+            # Some have to send the whole log each time: the longer that takes, the rarer it is.
+            time.sleep(max(_LOOK_EVERY_SECONDS, _PAUSE_PER_LOOK * (time.monotonic() - began)))
     finally:
         view.end()

@@ -63,7 +63,7 @@ _KEPT_LOGS = ("worker-*.err", "worker-*.out", "train/*.log")
 _OBJECT_STORE_BYTES = 80 * 2**20
 _KNOCK_SECONDS = 10.0
 # Folders, which are looked for on every node.
-_TRAVELLING = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
+FOLDERS = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
 # Ray adds 65 characters for its sockets; the system takes 107.
 _LONGEST_FOLDER = 40
 
@@ -246,7 +246,7 @@ def _knock(address: str) -> None:
 
 def runtime_env() -> dict[str, dict[str, str]]:
     """What processes on other nodes need of the driver's environment."""
-    folders = {name: os.environ[name] for name in _TRAVELLING if os.environ.get(name)}
+    folders = {name: os.environ[name] for name in FOLDERS if os.environ.get(name)}
     absolute = {name: str(Path(path).expanduser().absolute()) for name, path in folders.items()}
     return {"env_vars": absolute}
 

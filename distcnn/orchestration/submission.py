@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +19,7 @@ from distcnn.cluster.parcel import Parcel, parcel_of
 from distcnn.cluster.plan import render_plan
 from distcnn.cluster.prices import load_prices
 from distcnn.cluster.registry import Remembered
-from distcnn.cluster.spec import ClusterSpec
+from distcnn.cluster.spec import ClusterSpec, host_of
 from distcnn.cluster.status import State, Status
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
@@ -28,6 +31,7 @@ from distcnn.sweep import file as sweep_file
 
 _NUM_ASKED_AT_A_TIME = 8
 _PROBE_SECONDS = 600
+_PROBE_GRACE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,40 @@ class Prepared:
         """The job of that id, if it was submitted from here and needs no second time.
 
         Raises:
-            UserError: one of that id is on its way with another config.
+            UserError: one of that id is on its way elsewhere, or with another config, or is just
+                stopping.
         """
-        for record in registry.remembered():
-            if record.id == self.job.id and record.handle.target == self.job.spec.target:
-                state = status_of(record).state
-                if state.has_ended and state is not State.SUCCEEDED:
-                    return None
-                if record.digest != self.job.digest:
-                    raise UserError(
-                        f"{record.handle} is {state}, with another config; choose another --id, or"
-                        f" stop it first: distcnn cluster stop {record.handle}"
-                    )
-                return record
-        return None
+        record = registry.known(self.job.id)
+        if record is None:
+            return None
+        is_elsewhere = self._is_elsewhere(record)
+        try:
+            status = status_of(record)
+        except OutOfReachError:
+            if is_elsewhere:  # That cluster may be gone, and another one has taken its place.
+                return None
+            raise
+        if status.state.has_ended and (is_elsewhere or status.state is not State.SUCCEEDED):
+            return None
+        if is_elsewhere or record.digest != self.job.digest:
+            other = "elsewhere" if is_elsewhere else "with another config"
+            remedy = "choose another --id"
+            if not status.state.has_ended:
+                remedy += f", or stop it: distcnn cluster stop {record.id}"
+            raise UserError(f"{record.handle} is {status.state} {other}; {remedy}")
+        if status.is_stopping:
+            raise UserError(f"{record.handle} is just stopping; submit it again once it has ended")
+        return record
+
+    def _is_elsewhere(self, record: Remembered) -> bool:
+        spec, places = self.job.spec, record.handle.places
+        asked: tuple[str | None, ...] = ()
+        if spec.target == "ray":
+            asked = (host_of(spec.ray),)
+        elif spec.target == "kuberay":
+            asked = (spec.kuberay.context, spec.kuberay.namespace)
+        is_there = all(here in (None, there) for here, there in zip(asked, places, strict=False))
+        return record.handle.target != spec.target or not is_there
 
     def submit(self) -> Remembered:
         """Send it, and remember it.
@@ -88,9 +112,11 @@ class Prepared:
         Raises:
             UserError: it is not taken.
         """
-        handle = self._target.submit(self.job, self.parcel)
-        registry.remember(self.job, handle)
-        return registry.find(str(handle))
+        registry.prepare()
+        with _uninterrupted():  # What was sent is to be noted.
+            handle = self._target.submit(self.job, self.parcel)
+            registry.remember(self.job, handle)
+        return registry.find(self.job.id)
 
     def probe(self) -> Remembered:
         """Send a job that checks its machines from within, and trains nothing.
@@ -98,7 +124,8 @@ class Prepared:
         Raises:
             UserError: it is not taken.
         """
-        spec = self.job.spec.model_copy(update={"max_seconds": _PROBE_SECONDS})
+        limits = {"max_seconds": _PROBE_SECONDS, "grace_seconds": _PROBE_GRACE_SECONDS}
+        spec = self.job.spec.model_copy(update=limits)
         job_id = f"probe-{self.job.submission[:8]}"
         job = replace(self.job, id=job_id, spec=spec, only_preflight=True)
         return Remembered(self._target.submit(job, parcel_of(job)), spec, job_id)
@@ -134,6 +161,7 @@ def prepare(
         ConfigError: with everything that is wrong with the config.
         UsageError: the job's id or folder is none that its target can take.
     """
+    spec = _with_address(spec)
     if "space" in config_file.read_yaml(config_file.find(config)):
         job = job_of_sweep(sweep_file.load(config, overrides), spec, run_dir, job_id)
         return Prepared(job, prices)
@@ -141,6 +169,27 @@ def prepare(
     if fills_nodes and not any(each.startswith("workers.") for each in overrides):
         run_config = _filling(run_config, spec)
     return Prepared(job_of_run(run_config, spec, run_dir, job_id), prices)
+
+
+def _with_address(spec: ClusterSpec) -> ClusterSpec:
+    """With the address of a Ray cluster as it is named now, wherever the job is asked for later."""
+    address = spec.ray.address or os.environ.get("RAY_API_SERVER_ADDRESS") or None
+    if spec.target != "ray" or address is None:
+        return spec
+    return spec.model_copy(update={"ray": spec.ray.model_copy(update={"address": address})})
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Have a Ctrl-C wait for the end of the block."""
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 def _filling(config: RunConfig, spec: ClusterSpec) -> RunConfig:
@@ -170,14 +219,14 @@ def status_of(record: Remembered) -> Status:
     return attach(record).status()
 
 
-def statuses_of(records: Sequence[Remembered]) -> list[Status | None]:
-    """How several jobs are; None for those whose cluster does not answer."""
+def statuses_of(records: Sequence[Remembered]) -> list[Status | UserError]:
+    """How several jobs are; or why that cannot be told."""
 
-    def ask(record: Remembered) -> Status | None:
+    def ask(record: Remembered) -> Status | UserError:
         try:
             return status_of(record)
-        except OutOfReachError:
-            return None
+        except UserError as error:
+            return error
 
     with ThreadPoolExecutor(_NUM_ASKED_AT_A_TIME) as pool:
         return list(pool.map(ask, records))

@@ -133,7 +133,7 @@ def test_a_job_trains_on_two_nodes(
     [first_step] = times(submitted.run, "first_step")
     print(f"{first_step - began:.1f} s from its submission to its first step")
     # One that Slurm does not know, and of which there is nothing but a number.
-    unknown = SlurmJob("999", None)
+    unknown = SlurmJob("test", "999", None)
     assert unknown.status().state is State.LOST
     assert unknown.log(0) == b""
 

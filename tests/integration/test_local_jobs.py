@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.jobs import (
@@ -18,6 +21,7 @@ from tests.integration.jobs import (
     wait_for_saves,
     wait_for_state,
 )
+from tests.integration.launches import assert_gone
 from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, events, finish
 
 JOB = ["article", *OVERRIDES, "training.epochs=4"]
@@ -97,12 +101,66 @@ def test_ctrl_c_detaches_and_a_dead_machine_is_a_lost_job(state: Path, tmp_path:
     assert "distcnn cluster follow local://mine" in errors
     assert status("mine")["state"] == "RUNNING"
 
-    record = json.loads((state / "local" / "mine" / "state.json").read_bytes())
-    os.kill(record["pid"], signal.SIGKILL)
-    os.kill(record["driver_pid"], signal.SIGKILL)
+    driver = psutil.Process(driver_pid(state, "mine"))
+    os.kill(driver.ppid(), signal.SIGKILL)
+    driver.kill()
     done = subprocess.run(cluster("follow", "mine"), capture_output=True, text=True)
     assert done.returncode == 4
     assert "LOST" in done.stderr
+
+
+def test_one_id_is_one_job(state: Path, tmp_path: Path) -> None:
+    """Sent twice at once; with another config; its keeper killed; to another place."""
+    job = [*JOB, "training.epochs=50", "--run-dir", tmp_path / "mine"]
+    commands = [cluster("submit", *job, "--yes", "--detach")] * 2
+    both = [
+        subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for each in commands
+    ]
+    assert [each.communicate()[0] for each in both] == ["local://mine\n"] * 2
+    assert [each.returncode for each in both] == [0, 0]
+    wait_for_saves(tmp_path / "mine", 1)
+    drivers = [each for each in psutil.process_iter() if _drives(each, state)]
+    assert [each.pid for each in drivers] == [driver_pid(state, "mine")]
+
+    other = subprocess.run(
+        cluster("submit", *job, "seed=1", "--yes"), capture_output=True, text=True
+    )
+    assert other.returncode == 1
+    assert "is RUNNING with another config; choose another --id, or stop it" in other.stderr
+    elsewhere = ["--target", "ray", "--address", "127.0.0.1:9"]
+    other = subprocess.run(
+        cluster("submit", *job, *elsewhere, "--yes"), capture_output=True, text=True
+    )
+    assert other.returncode == 1
+    assert "local://mine is RUNNING elsewhere" in other.stderr
+
+    [driver] = drivers
+    os.kill(driver.ppid(), signal.SIGKILL)
+    assert status("mine")["state"] == "RUNNING"
+    assert submit(*job) == "local://mine"
+    assert driver_pid(state, "mine") == driver.pid
+    # Nobody is there any more to note how the driver ended.
+    finish(cluster("stop", "mine"), expected=1)
+    assert_gone([driver])
+    assert status("mine")["state"] == "LOST"
+    assert events(tmp_path / "mine")[-1]["event"] == "stopped"
+
+
+def _drives(process: psutil.Process, state: Path) -> bool:
+    with suppress(psutil.Error):
+        is_driver = "distcnn.orchestration.driver" in process.cmdline()
+        return is_driver and Path(process.cwd()).is_relative_to(state)
+    return False
+
+
+def test_a_reader_who_leaves_is_no_success_of_the_job(tmp_path: Path) -> None:
+    handle = submit(*JOB, "training.epochs=50", "--run-dir", tmp_path / "mine")
+    wait_for_saves(tmp_path / "mine", 1)
+    command = shlex.join(cluster("follow", handle))
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], timeout=60)
+    assert done.returncode == 141
+    finish(cluster("stop", handle))
 
 
 def test_what_fails_has_the_drivers_own_code(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 from distcnn.cluster.handle import Handle, Target
@@ -12,6 +13,7 @@ from distcnn.cluster.job import Job
 from distcnn.cluster.parcel import Parcel
 from distcnn.cluster.registry import Remembered
 from distcnn.cluster.status import Status
+from distcnn.cluster.ticket import TICKET, Ticket
 from distcnn.errors import UserError
 from distcnn.findings import Finding
 
@@ -86,6 +88,30 @@ def ends_within(job: Attached, seconds: float) -> bool:
             return False
         time.sleep(_LOOK_EVERY_SECONDS)
     return True
+
+
+def digest_in(code: Path) -> str | None:
+    """Of the job whose parcel was unpacked in a folder; None where that is not done yet."""
+    ticket = code / TICKET
+    return Ticket.from_json(ticket.read_text(encoding="utf-8")).digest if ticket.exists() else None
+
+
+def refuse_another_config(job: Job, digest: str | None, handle: Handle) -> None:
+    """One id is one job: what is on its way has to be what is sent.
+
+    Args:
+        job: what is sent.
+        digest: of what is on its way; None where that is not known.
+        handle: of what is on its way.
+
+    Raises:
+        UserError: it is another.
+    """
+    if digest not in (None, job.digest):
+        raise UserError(
+            f"{handle} is on its way with another config; choose another --id, or stop it first:"
+            f" distcnn cluster stop {handle}"
+        )
 
 
 def load(target: Target) -> TargetModule:

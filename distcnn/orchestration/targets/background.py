@@ -1,21 +1,24 @@
 """Keeps a job's driver going in the background of this machine: `python -m ...background FOLDER`.
 
-A driver that is killed is started again, as often as the job allows. The folder tells how it is:
-`state.json` is replaced whenever that changes.
+A driver that is killed is started again, as often as the job allows. The keeper, and the driver
+too, hold the lock of the job's folder for as long as they live: the job runs while it is held.
+`state.json` tells the rest.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from distcnn.cluster.ticket import TICKET
 from distcnn.errors import UserError
@@ -24,31 +27,22 @@ from distcnn.files import read_json, write_atomically
 CODE = "code"
 LOG = "log"
 _STATE = "state.json"
+_LOCK = "lock"
+# Whoever wants a job to end leaves it here: its driver is then not started again.
+_STOP = "stop"
 _LOOK_EVERY_SECONDS = 0.05
+# Others hold the lock for a moment, to see whether it is free.
+_MOMENT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Background:
     """How a job is, as its keeper writes it down."""
 
-    pid: int
-    """The keeper's."""
-    created: float
-    """When its process began: a pid alone may be another's by now."""
-    driver_pid: int | None = None
-    is_stopping: bool = False
+    submission: str
+    driver_pid: int
     exit_code: int | None = None
     """The driver's; negative where a signal ended it."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the keeper runs."""
-        try:
-            process = psutil.Process(self.pid)
-            is_ours = abs(process.create_time() - self.created) < 1.0
-            return is_ours and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
 
     def write(self, folder: Path) -> None:
         """Replace what the folder tells."""
@@ -61,72 +55,133 @@ class Background:
         return cls(**read_json(path)) if path.is_file() else None
 
 
-class _Keeper:
-    """Starts a driver, again where it was killed; passes SIGTERM on to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._driver: subprocess.Popen[bytes] | None = None
-        self._is_stopping = False
-        self._created = psutil.Process().create_time()
-
-    def run(self, max_retries: int) -> int:
-        """Keep it going until it ends by itself, or is stopped; returns its exit code."""
-        signal.signal(signal.SIGTERM, self._stop)
-        command = [sys.executable, "-m", "distcnn.orchestration.driver", TICKET]
-        while True:
-            self._driver = subprocess.Popen(command, cwd=self._folder / CODE)  # noqa: S603
-            self._tell()
-            exit_code = self._driver.wait()
-            if exit_code >= 0 or self._is_stopping or not max_retries:
-                self._tell(exit_code)
-                return exit_code
-            max_retries -= 1
-            print(f"The driver was killed (signal {-exit_code}): starting it again", flush=True)
-
-    def _stop(self, number: int, frame: object) -> None:
-        self._is_stopping = True
-        self._tell()
-        if self._driver is not None:
-            self._driver.send_signal(number)
-
-    def _tell(self, exit_code: int | None = None) -> None:
-        pid = psutil.Process().pid
-        driver_pid = self._driver.pid if self._driver is not None else None
-        state = Background(pid, self._created, driver_pid, self._is_stopping, exit_code)
-        state.write(self._folder)
+def runs(folder: Path) -> bool:
+    """Whether the keeper or the driver of the job in a folder is alive."""
+    if not (folder / _LOCK).exists():
+        return False
+    with _opened(folder) as lock:
+        return not _is_locked(lock)
 
 
-def main() -> int:
-    """Keep the job in the folder that is named, with the number of retries that is named."""
-    folder, max_retries = Path(sys.argv[1]), int(sys.argv[2])
-    _Keeper(folder).run(max_retries)
-    return 0
+@contextmanager
+def to_be_started(folder: Path) -> Generator[int | None]:
+    """The lock of the job in a folder, held; None where the job runs already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    with _opened(folder) as lock:
+        deadline = time.monotonic() + _MOMENT_SECONDS
+        while not (is_ours := _is_locked(lock)) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_SECONDS)
+        yield lock if is_ours else None
 
 
-def start(folder: Path, max_retries: int, environment: dict[str, str]) -> None:
+@contextmanager
+def _opened(folder: Path) -> Generator[int]:
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _is_locked(lock: int) -> bool:
+    """Lock it; whether that was possible. It is free once nobody has it open any more."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def start(
+    folder: Path, lock: int, submission: str, max_retries: int, environment: dict[str, str]
+) -> None:
     """Begin to keep a job, as a process of its own that outlives this one and its terminal.
+
+    Args:
+        folder: the job's, with its code unpacked.
+        lock: of the folder, held; it goes over to the keeper.
+        submission: for the keeper to write down.
+        max_retries: how often the driver may be started again.
+        environment: of the keeper and the driver.
 
     Raises:
         UserError: the process has ended at once.
     """
-    (folder / _STATE).unlink(missing_ok=True)
-    command: list[Any] = [sys.executable, "-m", __name__, folder, str(max_retries)]
+    (folder / _STOP).unlink(missing_ok=True)
+    if (folder / LOG).exists():  # Of an earlier submission, which has ended.
+        (folder / LOG).replace(folder / f"{LOG}.before")
+    command: list[Any] = [sys.executable, "-m", __name__, folder, lock, submission, max_retries]
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - no user's text but the folder's path
-            command,
+            [str(word) for word in command],
             cwd=folder / CODE,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=[lock],
         )
-    while Background.read(folder) is None:
+    while (state := Background.read(folder)) is None or state.submission != submission:
         if process.poll() is not None:
             raise UserError(f"the job's process has ended at once; see {folder / LOG}")
         time.sleep(_LOOK_EVERY_SECONDS)
 
 
+def ask_to_end(folder: Path, number: int) -> None:
+    """Send a signal to the driver of a job that runs, which is not started again after that."""
+    (folder / _STOP).touch()
+    state = Background.read(folder)
+    if state is not None and state.exit_code is None:
+        with suppress(ProcessLookupError):
+            os.kill(state.driver_pid, number)
+
+
+def is_to_end(folder: Path) -> bool:
+    """Whether somebody has asked the job to end since it was submitted."""
+    return (folder / _STOP).exists()
+
+
+class _Keeper:
+    """Starts a driver, again where it was killed; passes SIGTERM on to it."""
+
+    def __init__(self, folder: Path, lock: int, submission: str) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._submission = submission
+        self._driver: subprocess.Popen[bytes] | None = None
+        signal.signal(signal.SIGTERM, self._pass_on)
+
+    def run(self, max_retries: int) -> None:
+        """Keep it going until it ends by itself, or is asked to."""
+        command = [sys.executable, "-m", "distcnn.orchestration.driver", TICKET]
+        while True:
+            self._driver = subprocess.Popen(  # noqa: S603
+                command, cwd=self._folder / CODE, pass_fds=[self._lock]
+            )
+            self._tell(self._driver.pid, None)
+            exit_code = self._driver.wait()
+            if exit_code >= 0 or is_to_end(self._folder) or not max_retries:
+                break
+            max_retries -= 1
+            print(f"The driver was killed (signal {-exit_code}): starting it again", flush=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._tell(self._driver.pid, exit_code)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        if self._driver is not None:
+            self._driver.send_signal(number)
+        (self._folder / _STOP).touch()
+
+    def _tell(self, driver_pid: int, exit_code: int | None) -> None:
+        Background(self._submission, driver_pid, exit_code).write(self._folder)
+
+
+def _main() -> None:
+    folder, lock, submission, max_retries = sys.argv[1:]
+    _Keeper(Path(folder), int(lock), submission).run(int(max_retries))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _main()

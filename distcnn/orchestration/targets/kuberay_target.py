@@ -32,6 +32,7 @@ _NOTICED_SECONDS = 60.0
 _DEFINITION = f"rayjobs.{kuberay.API_GROUP}"
 # Ray's words, in the operator's message and at the end of the submitter's log.
 _EXIT_CODE = re.compile(r"Job entrypoint command failed with exit code (-?\d+)")
+_STOPPING = Status(State.RUNNING, None, "it was asked to stop, and saves", is_stopping=True)
 _HEAD_LABELS = {"ray.io/node-type": "head"}
 # What a job of ours uses that came last: KubeRay 1.6.
 _NEEDED_FIELDS = ("preRunningDeadlineSeconds", "rayClusterSpec.authOptions", "submissionMode")
@@ -54,7 +55,7 @@ def submit(job: Job, parcel: Parcel) -> Handle:
     manifests = _sendable(job, parcel)
     api = _api(job.spec)
     handle = Handle("kuberay", (api.context, api.namespace), job.id)
-    if _is_taken_up(api, job):
+    if _is_taken_up(api, job, parcel):
         return handle
     for manifest in manifests:
         api.create(manifest, dry_run=True)
@@ -73,22 +74,29 @@ def _sendable(job: Job, parcel: Parcel) -> list[Plain]:
     ]
 
 
-def _is_taken_up(api: Kubernetes, job: Job) -> bool:
+def _is_taken_up(api: Kubernetes, job: Job, parcel: Parcel) -> bool:
     """Whether there is such a job already, which has not ended."""
     known = api.find("RayJob", job.id)
     if known is None:
         return False
     status = known.get("status") or {}
-    if "deletionTimestamp" in known["metadata"] or _has_ended(status):
+    annotations = known["metadata"].get("annotations") or {}
+    is_suspended = bool(known["spec"].get("suspend"))
+    # One that was stopped goes on as it is; with other code, or machines, it is another object.
+    is_other = annotations.get(kuberay.SENT_ANNOTATION) != kuberay.sent_digest(job, parcel)
+    if (
+        "deletionTimestamp" in known["metadata"]
+        or _has_ended(status)
+        or (is_suspended and is_other)
+    ):
         api.delete("RayJob", job.id)
         _wait(lambda: api.find("RayJob", job.id) is None, f"RayJob {job.id} is not deleted yet")
         return False
-    annotations = known["metadata"].get("annotations") or {}
     if annotations.get(kuberay.DIGEST_ANNOTATION) != job.digest:
         raise UserError(
             f"another job {job.id} is there, and has not ended; stop that one, or choose --id"
         )
-    if known["spec"].get("suspend"):
+    if is_suspended:
         api.patch("RayJob", job.id, {"spec": {"suspend": False}})
     return True
 
@@ -158,12 +166,12 @@ class RayJob:
             case "Failed" | "ValidationFailed":
                 return self._failed(status)
             case "Suspending":
-                return Status(State.RUNNING, detail="it was asked to stop, and saves")
+                return _STOPPING
             case "Suspended" if not known["spec"].get("suspend"):
                 return Status(State.QUEUED, detail="it goes on as soon as the operator sees that")
             case "Suspended":
                 if self._pods():
-                    return Status(State.RUNNING, detail="it was asked to stop, and saves")
+                    return _STOPPING
                 return Status(State.STOPPED, detail="it saved, and can be gone on with")
             case "Retrying":
                 retry = f"failure {status.get('failed', 1)}: {_headline(status)}"
@@ -180,11 +188,11 @@ class RayJob:
         if reason == "DeadlineExceeded":
             return Status(State.STOPPED, detail="its time (max_seconds) is over")
         # The operator may see the submitter fail before it sees why.
-        told = _EXIT_CODE.search(status.get("message", ""))
-        told = told or _EXIT_CODE.search(self.log(0).decode(errors="replace"))
-        if told is not None:
-            code = int(told[1])
-            return Status.ended(code if code >= 0 else 128 - code, detail)
+        # Of several attempts, the last one counts.
+        told = _EXIT_CODE.findall(status.get("message", ""))
+        told = told or _EXIT_CODE.findall(self.log(0).decode(errors="replace"))
+        if told and int(told[-1]) != 0:
+            return Status.ended(int(told[-1]), detail)
         return Status(State.FAILED, detail=f"{reason}: {detail}".strip(": "))
 
     def log(self, offset: int) -> bytes:

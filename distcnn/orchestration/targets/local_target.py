@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,9 +18,20 @@ from distcnn.cluster.status import State, Status
 from distcnn.cluster.ticket import TICKET
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UserError
+from distcnn.files import read_from
 from distcnn.findings import Finding
-from distcnn.orchestration.targets import ends_within
-from distcnn.orchestration.targets.background import CODE, LOG, Background, start
+from distcnn.orchestration.session import FOLDERS
+from distcnn.orchestration.targets import digest_in, ends_within, refuse_another_config
+from distcnn.orchestration.targets.background import (
+    CODE,
+    LOG,
+    Background,
+    ask_to_end,
+    is_to_end,
+    runs,
+    start,
+    to_be_started,
+)
 
 # For the keeper to write down that its driver was killed.
 _KILLED_SECONDS = 10.0
@@ -60,29 +71,34 @@ def submit(job: Job, parcel: Parcel) -> Handle:
     """Start it, unless it runs.
 
     Raises:
-        UserError: its folder cannot be written.
+        UserError: its folder cannot be written, or one of its id runs, with another config.
     """
     folder = _folder(job.id)
     handle = Handle("local", (), job.id)
-    before = Background.read(folder)
-    if before is not None and before.exit_code is None and before.is_alive:
-        return handle
-    # Ray finds a cluster by this variable; this job is to have its own.
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        parcel.unpack(folder / CODE)
-        path = os.pathsep.join([str(folder / CODE), *filter(None, [environment.get("PYTHONPATH")])])
-        start(
-            folder,
-            job.spec.max_retries,
-            {**environment, **job.spec.environment, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-        )
+        with to_be_started(folder) as lock:
+            if lock is None:
+                refuse_another_config(job, digest_in(folder / CODE), handle)
+                return handle
+            shutil.rmtree(folder / CODE, ignore_errors=True)
+            parcel.unpack(folder / CODE)
+            environment = _environment(job, folder / CODE)
+            start(folder, lock, job.submission, job.spec.max_retries, environment)
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror}; set DISTCNN_STATE_DIR to a folder of yours"
         ) from error
     return handle
+
+
+def _environment(job: Job, code: Path) -> dict[str, str]:
+    # Ray finds a cluster by RAY_ADDRESS; this job is to have its own.
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for name in FOLDERS:  # The driver's working directory is another.
+        if inherited.get(name):
+            inherited[name] = str(Path(inherited[name]).expanduser().absolute())
+    path = os.pathsep.join([str(code), *filter(None, [inherited.get("PYTHONPATH")])])
+    return {**inherited, **job.spec.environment, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def attach(remembered: Remembered) -> LocalJob:
@@ -98,49 +114,37 @@ class LocalJob:
 
     def status(self) -> Status:
         """How it is."""
-        state = Background.read(self._folder)
+        is_running, state = runs(self._folder), Background.read(self._folder)
+        if is_running and (state is None or state.exit_code is not None):
+            return Status(State.STARTING)
+        if is_running:
+            is_stopping = is_to_end(self._folder)
+            return Status(State.RUNNING, None, "saving, to end" if is_stopping else "", is_stopping)
         if state is None:
             return Status(State.LOST, detail=f"there is no job in {self._folder}")
-        if state.exit_code is not None:
-            return _ended(state, state.exit_code)
-        if not state.is_alive:
-            return Status(State.LOST, detail="its process was killed, or the machine restarted")
-        if state.driver_pid is None:
-            return Status(State.STARTING)
-        return Status(State.RUNNING, detail="saving, to end" if state.is_stopping else "")
+        if state.exit_code is None:
+            what = "its processes were killed, or the machine was restarted"
+            return Status(State.LOST, detail=what)
+        if state.exit_code == -signal.SIGKILL and is_to_end(self._folder):
+            what = "it did not save within its grace, and was killed"
+            return Status(State.STOPPED, 128 + signal.SIGKILL, what)
+        return Status.ended(state.exit_code)
 
     def log(self, offset: int) -> bytes:
         """What its driver has printed, from so many bytes on."""
-        try:
-            with (self._folder / LOG).open("rb") as file:
-                file.seek(offset)
-                return file.read()
-        except FileNotFoundError:
-            return b""
+        return read_from(self._folder / LOG, offset)
 
     def stop(self, grace_seconds: int) -> None:
         """Have it save and end; kill it after the grace."""
-        state = Background.read(self._folder)
-        if state is None or state.exit_code is not None or not state.is_alive:
+        if self.status().state.has_ended:
             return
-        os.kill(state.pid, signal.SIGTERM)
+        ask_to_end(self._folder, signal.SIGTERM)
         if ends_within(self, grace_seconds):
             return
-        state = Background.read(self._folder)
-        if state is not None and state.driver_pid is not None:
-            # What it has started ends with it: `distcnn.orchestration.guardian` sees to that.
-            with suppress(ProcessLookupError):
-                os.kill(state.driver_pid, signal.SIGKILL)
-        ends_within(self, _KILLED_SECONDS)
-
-
-def _ended(state: Background, exit_code: int) -> Status:
-    if exit_code >= 0:
-        return Status.ended(exit_code)
-    code = 128 - exit_code
-    if state.is_stopping:
-        return Status(State.STOPPED, code, "it did not save within its grace, and was killed")
-    return Status(State.FAILED, code, f"its driver was killed by {signal.Signals(-exit_code).name}")
+        # What it has started ends with it: `distcnn.orchestration.guardian` sees to that.
+        ask_to_end(self._folder, signal.SIGKILL)
+        if not ends_within(self, _KILLED_SECONDS):
+            raise UserError(f"the job in {self._folder} goes on, though its driver was killed")
 
 
 def _folder(job_id: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import re
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -20,18 +20,21 @@ from distcnn.cluster.job import Job
 from distcnn.cluster.parcel import Parcel
 from distcnn.cluster.registry import Remembered
 from distcnn.cluster.request import Node, shortfall
-from distcnn.cluster.spec import RaySpec
+from distcnn.cluster.spec import RaySpec, host_of
 from distcnn.cluster.status import State, Status
 from distcnn.cluster.ticket import TICKET
 from distcnn.cluster.workload import workload_of
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UserError
 from distcnn.findings import Finding
-from distcnn.orchestration.targets import OutOfReachError, ends_within
+from distcnn.orchestration.targets import OutOfReachError, ends_within, refuse_another_config
 
 _ANSWER_SECONDS = 30.0
+_DIGEST = "distcnn-digest"
 # Beyond its grace, for Ray to notice that a driver has ended.
 _NOTICED_SECONDS = 30.0
+# What Ray's client says of an answer that may be another one soon.
+_BUSY = re.compile(r"status code 5\d\d")
 _ENTRYPOINT = f"python -m distcnn.orchestration.driver {TICKET}"
 _STATES = {
     JobStatus.PENDING: State.STARTING,
@@ -96,6 +99,7 @@ def submit(job: Job, parcel: Parcel) -> Handle:
     with _explained(client.get_address()):
         known = client.find(job.id)
         if known is not None and not known.status.is_terminal():
+            refuse_another_config(job, (known.metadata or {}).get(_DIGEST), handle)
             return handle
         if known is not None:
             client.delete_job(job.id)
@@ -105,6 +109,7 @@ def submit(job: Job, parcel: Parcel) -> Handle:
                 entrypoint=_ENTRYPOINT,
                 submission_id=job.id,
                 runtime_env={"working_dir": folder, "env_vars": _variables(job)},
+                metadata={_DIGEST: job.digest},
             )
     return handle
 
@@ -113,9 +118,9 @@ def attach(remembered: Remembered) -> RayJob:
     """Take hold of a job."""
     [host] = remembered.handle.places
     spec = remembered.spec.ray
-    scheme = (spec.address or "http").partition("://")[0]
-    at = spec.model_copy(update={"address": f"{scheme}://{host}"})
-    return RayJob(at, remembered.handle.id)
+    if host_of(spec) != host:
+        spec = spec.model_copy(update={"address": host})
+    return RayJob(spec, remembered.handle.id)
 
 
 class RayJob:
@@ -215,10 +220,9 @@ def _client(spec: RaySpec) -> _Client:
     if spec.token_file is not None:
         try:
             token = spec.token_file.expanduser().read_text(encoding="ascii").strip()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"cannot read the token: {spec.token_file}: {error.strerror}; set"
-                " cluster.ray.token_file"
+                f"cannot read a token from {spec.token_file}: {error}; set cluster.ray.token_file"
             ) from error
         headers = {"Authorization": f"Bearer {token}"}
     address = _address(spec)
@@ -231,13 +235,13 @@ def _client(spec: RaySpec) -> _Client:
 
 
 def _address(spec: RaySpec) -> str:
-    address = spec.address or os.environ.get("RAY_API_SERVER_ADDRESS")
-    if not address:
+    if not spec.address:
         raise UserError(
             "which Ray cluster? Give its dashboard's address: --address http://host:8265 (or"
             " cluster.ray.address, or RAY_API_SERVER_ADDRESS); from outside of its network,"
             " through a tunnel: ssh -L 8265:127.0.0.1:8265 head"
         )
+    address = spec.address.rstrip("/")
     return address if "://" in address else f"http://{address}"
 
 
@@ -256,7 +260,8 @@ def _explained(address: str) -> Generator[None]:
             " tunnel to it open?"
         ) from error
     except RuntimeError as error:
-        raise UserError(f"{address} refused: {error}") from error
+        kind = OutOfReachError if _BUSY.search(str(error)) else UserError
+        raise kind(f"{address} refused: {error}") from error
 
 
 def _variables(job: Job) -> dict[str, str]:

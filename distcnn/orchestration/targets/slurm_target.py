@@ -11,17 +11,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from distcnn.cluster.handle import Handle
 from distcnn.cluster.job import Job
 from distcnn.cluster.parcel import Parcel
 from distcnn.cluster.registry import Remembered
 from distcnn.cluster.slurm import (
     CODE,
-    LOG,
     SCRIPT,
     AllocationState,
     fields,
     limit_in_minutes,
+    log_path,
     memory_mib,
     minutes,
     render_script,
@@ -32,11 +34,17 @@ from distcnn.cluster.slurm import (
 from distcnn.cluster.spec import ClusterSpec
 from distcnn.cluster.status import Status
 from distcnn.errors import UserError
-from distcnn.files import write_atomically
+from distcnn.files import read_from, write_atomically
 from distcnn.findings import Finding
-from distcnn.orchestration.targets import OutOfReachError, ends_within
+from distcnn.orchestration.targets import (
+    OutOfReachError,
+    digest_in,
+    ends_within,
+    refuse_another_config,
+)
 
 _COMMANDS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
+_LOCK = ".lock"
 _ANSWER_SECONDS = 60.0
 # Beyond its grace: for Slurm to kill what does not end (its KillWait, 30 by default), and to tell.
 _KILLED_SECONDS = 120.0
@@ -162,53 +170,64 @@ def submit(job: Job, parcel: Parcel) -> Handle:
         UserError: Slurm refuses it, or its folder cannot be written.
         OutOfReachError: Slurm does not answer.
     """
-    folder = _folder(job.spec, job.id)
-    cluster = _cluster()
-    for slurm_id in _asked("squeue", "--me", f"--name={job.id}", "-h", "-o", "%A").split():
-        attached = SlurmJob(slurm_id, None)
-        if attached.folder == folder and not attached.status().state.has_ended:
-            return Handle("slurm", (cluster,), slurm_id)
+    folder, cluster = _folder(job.spec, job.id), _cluster()
     unset = [name for name in job.spec.secrets if name not in os.environ]
     if unset:
         raise UserError(f"{', '.join(unset)}: not set here; export it before you submit")
     try:
-        _lay_out(job, parcel, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        with FileLock(folder / _LOCK):  # Of two that send it at once, one does.
+            known = _on_its_way(job, folder, cluster)
+            if known is not None:
+                refuse_another_config(job, digest_in(folder / CODE), known)
+                return known
+            _lay_out(job, parcel, folder)
+            # With `--parsable`: the number, and of several clusters the one that has it.
+            slurm_id = _asked(*sbatch_command(job, folder)).strip().partition(";")[0]
+            return Handle("slurm", (cluster,), slurm_id)
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror}; set cluster.slurm.directory to a folder of"
             " yours that all nodes see"
         ) from error
-    # With `--parsable`: the number, and of several clusters the one that has it.
-    slurm_id = _asked(*sbatch_command(job, folder)).strip().partition(";")[0]
-    return Handle("slurm", (cluster,), slurm_id)
+
+
+def _on_its_way(job: Job, folder: Path, cluster: str) -> Handle | None:
+    for slurm_id in _asked("squeue", "--me", f"--name={job.id}", "-h", "-o", "%A").split():
+        attached = SlurmJob(cluster, slurm_id, None)
+        if attached.folder == folder and not attached.status().state.has_ended:
+            return Handle("slurm", (cluster,), slurm_id)
+    return None
 
 
 def _lay_out(job: Job, parcel: Parcel, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     shutil.rmtree(folder / CODE, ignore_errors=True)
     parcel.unpack(folder / CODE)
     script = render_script(job, folder, _python(job.spec))
     write_atomically(folder / SCRIPT, script.encode())
-    if (folder / LOG).exists():  # Of an earlier submission, which has ended.
-        (folder / LOG).replace(folder / f"{LOG}.before")
 
 
 def attach(remembered: Remembered) -> SlurmJob:
     """Take hold of a job."""
     folder = _folder(remembered.spec, remembered.id) if remembered.id else None
-    return SlurmJob(remembered.handle.id, folder)
+    [cluster] = remembered.handle.places
+    return SlurmJob(cluster, remembered.handle.id, folder)
 
 
 class SlurmJob:
     """A job, by the number that Slurm has given it.
 
     Args:
+        cluster: which Slurm; commands ask the one of this machine.
         slurm_id: that number.
         folder: the job's; where it is unknown, Slurm's word counts.
     """
 
-    def __init__(self, slurm_id: str, folder: Path | None) -> None:
+    def __init__(self, cluster: str, slurm_id: str, folder: Path | None) -> None:
+        self._cluster = cluster
         self._id = slurm_id
+        self._is_here = False
         self._folder = folder
 
     @property
@@ -228,6 +247,12 @@ class SlurmJob:
         return status_of(told, state) if told else status_of_forgotten(state)
 
     def _told(self) -> dict[str, str]:
+        if not self._is_here and (here := _cluster()) != self._cluster:
+            raise UserError(
+                f"the job is in the Slurm cluster {self._cluster}, and this machine's is {here}; go"
+                " to a login node of that one"
+            )
+        self._is_here = True
         said = _run(["scontrol", "show", "job", self._id])
         if "Invalid job id" in said.stderr:
             return {}
@@ -235,14 +260,8 @@ class SlurmJob:
 
     def log(self, offset: int) -> bytes:
         """What its driver has printed, from so many bytes on."""
-        if self.folder is None:
-            return b""
-        try:
-            with (self.folder / LOG).open("rb") as file:
-                file.seek(offset)
-                return file.read()
-        except FileNotFoundError:  # It has not begun.
-            return b""
+        folder = self.folder
+        return read_from(log_path(folder, self._id), offset) if folder is not None else b""
 
     def stop(self, grace_seconds: int) -> None:
         """Have it save and end; take its nodes away after the grace."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.cluster.handle import Handle, HandleError
+from distcnn.cluster.handle import ID, Handle, HandleError
 
 WORDS = st.text(min_size=1, max_size=40)
 
@@ -27,8 +27,8 @@ def test_as_it_is_written(text, handle):
     assert str(handle) == text
 
 
-@given(context=WORDS, namespace=WORDS, name=WORDS)
-def test_whatever_things_are_called_is_read_again(context, namespace, name):
+@given(context=WORDS, namespace=WORDS, name=st.from_regex(ID, fullmatch=True))
+def test_whatever_a_context_is_called_is_read_again(context, namespace, name):
     handle = Handle("kuberay", (context, namespace), name)
     assert Handle.parse(str(handle)) == handle
 
@@ -43,6 +43,10 @@ def test_whatever_things_are_called_is_read_again(context, namespace, name):
         ("slurm://cluster/", "it is written slurm://cluster/123"),
         ("kuberay://context/name", "it is written kuberay://context/namespace/name"),
         ("local://a/b", "it is written local://id"),
+        ("local://..%2F..%2Fetc", "it is written local://id"),
+        ("slurm://cluster/-a", "it is written slurm://cluster/123"),
+        ("slurm://cluster/mine", "it is written slurm://cluster/123"),
+        ("kuberay://context/namespace/Mine", "it is written kuberay://"),
     ],
 )
 def test_what_is_none_is_told_how_one_is_written(text, told):

@@ -23,7 +23,9 @@ def test_whatever_a_run_is_called_its_job_has_a_name_that_all_targets_take(name)
 
 def test_a_job_is_called_as_its_folder_where_that_may_be():
     assert checked_id(None, Path("/runs/mine"), "article") == "mine"
-    assert checked_id(None, Path("/runs/Mine.2"), "article").startswith("article-20")
+    assert checked_id(None, Path("/runs/Mine.2"), "article") == "mine-2"
+    assert checked_id(None, Path("/runs/7"), "article") == "run-7"
+    assert checked_id(None, None, "My.Run").startswith("my-run-20")
     assert checked_id("other", Path("/runs/mine"), "article") == "other"
 
 
@@ -75,6 +77,15 @@ def test_the_same_job_has_the_same_digest_and_another_submission(tmp_path):
     other = job_of_run(RunConfig(seed=1), ClusterSpec(), tmp_path / "a", None)
     assert one.digest == same.digest != other.digest
     assert one.submission != same.submission
+
+
+def test_a_folder_of_data_is_named_by_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig().with_values(data={"directory": "images"})
+    job = job_of_run(config, ClusterSpec(), tmp_path / "a", None)
+    assert f"directory: {tmp_path}/images" in job.documents["config.yaml"]
+    with pytest.raises(UsageError, match="name it by its whole path"):
+        job_of_run(config, ClusterSpec(target="ray"), tmp_path / "a", None)
 
 
 def test_versions_are_exact_and_without_what_they_were_built_for():

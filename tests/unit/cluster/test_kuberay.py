@@ -199,13 +199,6 @@ def test_secrets_are_named_and_their_values_added_only_when_sent(monkeypatch):
         kuberay.with_values(secret, {})
 
 
-@pytest.mark.parametrize("field", ["environment", "secrets"])
-def test_variables_that_hold_the_job_together_are_refused(field):
-    given_ = {"RAY_AUTH_MODE": "disabled"} if field == "environment" else ("RAY_AUTH_MODE",)
-    with pytest.raises(UsageError, match="RAY_AUTH_MODE: set by distcnn itself"):
-        rayjob(**{field: given_})
-
-
 def test_a_parcel_travels_whole():
     job = job_with()
     parcel = parcel_of(job)

@@ -179,6 +179,9 @@ _DRIVING = AllocationState("7", restarts=1, is_driving=True)
         (told("FAILED", "143:0"), None, Status.ended(143)),
         (told("FAILED", "0:15"), None, Status.ended(143)),
         (told("FAILED", "0:9"), None, Status(State.FAILED, 137)),
+        # Only what Slurm calls completed is a success.
+        (told("FAILED", "0:0"), None, Status(State.FAILED, None, "Slurm says FAILED")),
+        (told("LAUNCH_FAILED"), None, Status(State.FAILED, None, "Slurm says LAUNCH_FAILED")),
     ],
 )
 def test_how_a_job_is(said: Any, state: AllocationState | None, expected: Status) -> None:

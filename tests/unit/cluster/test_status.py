@@ -14,11 +14,14 @@ from distcnn.cluster.status import State, Status
         (137, State.FAILED, 137),
         (143, State.STOPPED, 3),
         (130, State.STOPPED, 3),
+        (-9, State.FAILED, 137),
+        (-15, State.STOPPED, 3),
     ],
 )
 def test_how_a_driver_ended(exit_code, state, followed):
     status = Status.ended(exit_code)
-    assert (status.state, status.exit_code, status.follow_exit_code) == (state, exit_code, followed)
+    assert (status.state, status.follow_exit_code) == (state, followed)
+    assert status.exit_code == (exit_code if exit_code >= 0 else 128 - exit_code)
 
 
 def test_only_success_is_followed_by_0():

@@ -45,4 +45,14 @@ def test_on_a_terminal_figures_take_each_others_place(monkeypatch):
     scrolled = screen.getvalue()
     assert "Run directory: /runs/mine" in scrolled
     assert "epoch 1/3  train/loss 0.4  val/accuracy 0.9" in scrolled
-    assert "step 5/375" not in shown + scrolled  # Nobody has had time to draw it.
+    assert "step 5/375" not in shown
+
+
+def test_a_last_line_without_an_end_is_shown(monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, highlight=False)
+    monkeypatch.setattr("distcnn.cluster.view.Console", lambda **_: console)
+    view = TerminalView("mine")
+    view.log(b"Killed")
+    view.end()
+    assert "Killed" in screen.getvalue()

@@ -83,7 +83,7 @@ def test_a_job_that_is_not_heard_of_is_lost():
 
 
 def drive(tmp_path, **changed):
-    job = job_of_run(RunConfig(), ClusterSpec(), tmp_path / "run", None)
+    job = job_of_run(RunConfig(), ClusterSpec(), tmp_path / "runs" / "mine", None)
     parcel_of(job).unpack(tmp_path / "code")
     ticket = json.loads(job.ticket.to_json())
     (tmp_path / "code/job.json").write_text(json.dumps({**ticket, **changed}))
@@ -100,15 +100,39 @@ def test_a_driver_with_other_versions_says_so_and_does_nothing(tmp_path):
     assert "torch 1.0 where the job was made, 2." in done.stderr
     assert "nothing-like-it 2 where the job was made, none here" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "runs/mine").exists()
 
 
 @pytest.mark.parametrize(("exit_code", "told"), [(1, "it failed"), (143, "its time was over")])
 def test_what_would_come_again_is_not_tried_again(tmp_path, exit_code, told):
     """As when a target takes a failed job up again, which a new submission is not."""
-    (tmp_path / "run").mkdir()
+    (tmp_path / "runs").mkdir()
     ended = {"submission": "abc", "exit_code": exit_code}
-    (tmp_path / "run/ended-submission.json").write_text(json.dumps(ended))
+    (tmp_path / "runs/.mine-ended.json").write_text(json.dumps(ended))
     done = drive(tmp_path, submission="abc")
     assert done.returncode == exit_code
     assert f"has ended before: {told}" in done.stderr
+
+
+def test_a_mistake_of_the_users_is_told_once(tmp_path):
+    """A folder that holds something else: the second time, nothing is looked at any more."""
+    thesis = tmp_path / "runs/mine/thesis.tex"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    first = drive(tmp_path, submission="abc")
+    assert (first.returncode, "is not empty" in first.stderr) == (2, True), first.stderr
+    second = drive(tmp_path, submission="abc")
+    assert (second.returncode, "has ended before" in second.stderr) == (2, True)
+    assert "has ended before" not in drive(tmp_path, submission="another").stderr
+    assert [path.name for path in thesis.parent.iterdir()] == ["thesis.tex"]
+
+
+def test_a_jobs_time_ends_it_and_it_is_not_taken_up_again(tmp_path):
+    """Its time is over before it trains: it has begun to start a Ray."""
+    limits = {"max_seconds": 13, "grace_seconds": 10}
+    first = drive(tmp_path, submission="abc", **limits)
+    assert first.returncode == 143, first.stderr
+    assert "The job's time (cluster.max_seconds) is over" in first.stderr
+    second = drive(tmp_path, submission="abc", **limits)
+    assert second.returncode == 143
+    assert "its time was over" in second.stderr
