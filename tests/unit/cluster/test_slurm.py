@@ -98,7 +98,7 @@ def test_a_script_asks_for_what_the_spec_says() -> None:
         "gpus-per-node=a100:4",
         "time=61",
         "signal=B:TERM@90",
-        "output=log",
+        "output=log-%j",
         "open-mode=append",
         "requeue",
         "no-kill",
