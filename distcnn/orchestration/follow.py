@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from distcnn.cluster.status import State, Status
 from distcnn.cluster.view import JobView
@@ -10,6 +13,7 @@ from distcnn.orchestration.targets import Attached, OutOfReachError
 
 _LOOK_EVERY_SECONDS = 1.0
 _PAUSE_PER_LOOK = 5.0
+_LONGEST_PAUSE_SECONDS = 10.0
 
 
 def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
@@ -22,8 +26,10 @@ def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
     """
     offset = 0
     reached_at = time.monotonic()
-    try:
+    with _ended(view), _noted_interrupts() as interrupts:
         while True:
+            if interrupts:
+                raise KeyboardInterrupt
             began = time.monotonic()
             try:
                 # In this order: what was printed before it ended is not missed.
@@ -46,6 +52,33 @@ def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
                 if status.state.has_ended:
                     return status
             # Some have to send the whole log each time: the longer that takes, the rarer it is.
-            time.sleep(max(_LOOK_EVERY_SECONDS, _PAUSE_PER_LOOK * (time.monotonic() - began)))
+            pause = _PAUSE_PER_LOOK * (time.monotonic() - began)
+            time.sleep(min(max(_LOOK_EVERY_SECONDS, pause), _LONGEST_PAUSE_SECONDS))
+
+
+@contextmanager
+def _ended(view: JobView) -> Generator[None]:
+    try:
+        yield
     finally:
         view.end()
+
+
+@contextmanager
+def _noted_interrupts() -> Generator[list[int]]:
+    """The Ctrl-Cs so far: one that comes while Python runs a finalizer is lost otherwise."""
+    interrupts: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if before is not signal.default_int_handler:
+        yield interrupts  # Somebody else's, or nobody's.
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
