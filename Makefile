@@ -34,7 +34,7 @@ test: $(VENV)/.installed  ## run the tests of one machine (15 min on two cores)
 
 # Most of their time they wait: for nodes to be missed, for queues.
 test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (15 min)
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/cluster $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
 	$(BIN)/python -m pytest -s tests/cluster/test_launch_recovery.py -k killed_or_hang \
