@@ -234,9 +234,7 @@ def _conclude_sweep(result: SweepResult) -> int:
     from distcnn.sweep.summary import print_sweep
 
     print_sweep(result.directory, result.results)
-    if result.signal_number is not None:
-        return 128 + result.signal_number
-    return 0 if result.results["status"] == "completed" else 1
+    return result.exit_code
 
 
 def _end_on_sigterm() -> None:
@@ -286,9 +284,7 @@ def _conclude(result: RunResult) -> int:
     from distcnn.summary import print_summary
 
     print_summary(result.run.path, result.results)
-    if result.signal_number is not None:
-        return 128 + result.signal_number
-    return 0 if result.results["status"] == "completed" else 1
+    return result.exit_code
 
 
 def _evaluate(options: argparse.Namespace) -> int:

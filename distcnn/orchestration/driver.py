@@ -173,9 +173,7 @@ def _run(folder: Path, run_dir: Location, address: str | None) -> int:
     config = config_file.load(str(folder / CONFIG))
     result = launch.launch(config, watcher(), run_dir, address)
     print_summary(result.run.path, result.results)
-    if result.signal_number is not None:
-        return 128 + result.signal_number
-    return 0 if result.results["status"] == "completed" else 1
+    return result.exit_code
 
 
 def _sweep(folder: Path, run_dir: Location, address: str | None) -> int:
@@ -191,9 +189,7 @@ def _sweep(folder: Path, run_dir: Location, address: str | None) -> int:
         sweep = file.load(str(folder / SWEEP))
         result = tune.tune(sweep, sweep_view(), run_dir, address)
     print_sweep(result.directory, result.results)
-    if result.signal_number is not None:
-        return 128 + result.signal_number
-    return 0 if result.results["status"] == "completed" else 1
+    return result.exit_code
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from distcnn.orchestration import session
 from distcnn.orchestration.launch import Decided, on_cluster
 from distcnn.progress import WorkersReport
 from distcnn.run_directory.lease import Lease, refuse_if_held_here
-from distcnn.run_directory.run import RunDirectory, leased
+from distcnn.run_directory.run import RunDirectory, exit_code_of, leased
 from distcnn.sweep.directory import SweepDirectory, new_sweep_directory
 from distcnn.sweep.file import Sweep
 from distcnn.sweep.ledger import Ledger, read_ledger
@@ -44,6 +44,11 @@ class SweepResult:
     """What its `results.json` holds."""
     signal_number: int | None = None
     """The signal that stopped it, if one did."""
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that ends with it says."""
+        return exit_code_of(self.results, self.signal_number)
 
 
 def tune(

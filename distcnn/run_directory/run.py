@@ -146,6 +146,18 @@ class RunResult:
     signal_number: int | None = None
     """The signal that stopped it, if one did."""
 
+    @property
+    def exit_code(self) -> int:
+        """What a command that ends with it says."""
+        return exit_code_of(self.results, self.signal_number)
+
+
+def exit_code_of(results: dict[str, Any], signal_number: int | None) -> int:
+    """Of a run or a sweep: 0 completed, 1 not, 128 + n stopped by signal n."""
+    if signal_number is not None:
+        return 128 + signal_number
+    return 0 if results["status"] == "completed" else 1
+
 
 class StorageError(UserError):
     """The place where a run is kept cannot be written any more."""
