@@ -107,8 +107,8 @@ class _Allocation:
         asked = self._asked
         if self._state.restarts > asked.max_retries:
             raise UserError(
-                f"its nodes were lost {self._state.restarts} times, and it may be taken up again"
-                f" {asked.max_retries} times (cluster.max_retries); submit it again to go on"
+                f"its nodes were lost, and cluster.max_retries = {asked.max_retries} does not have"
+                " it taken up again; submit it again to go on"
             )
         first, *others = _nodes()
         with ExitStack() as stack:

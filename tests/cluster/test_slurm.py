@@ -16,6 +16,7 @@ from distcnn.cluster.registry import Remembered
 from distcnn.cluster.spec import ClusterSpec
 from distcnn.cluster.status import State, Status
 from distcnn.cluster.ticket import CONFIG
+from distcnn.errors import UserError
 from distcnn.findings import Finding
 from distcnn.orchestration.targets import OutOfReachError, slurm_target
 from distcnn.orchestration.targets.slurm_target import SlurmJob
@@ -166,6 +167,46 @@ def test_a_stopped_job_saves_and_goes_on_until_it_is_cancelled(
     assert again.wait().state is State.STOPPED
 
 
+def test_its_time_is_over_and_it_has_saved(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """Slurm says so by a signal, a grace (40 s here) or up to a minute more before the end."""
+    long = job(tmp_path, "training.epochs=400", max_seconds=180)
+    first = Submitted(long)
+    assert first.wait() == Status.ended(143), first.log
+    assert "saving, then stopping" in first.log
+    kept = saves(first.run)
+    again = Submitted(long)
+    again.train()
+    assert saves(again.run) > kept
+    assert len(attempts(again.run)) == 2
+    cluster.asked("scancel", again.handle.id)
+    assert again.wait().state is State.STOPPED
+
+
+def test_a_secret_is_on_every_node_and_nowhere_to_be_read(
+    cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, secret = tmp_path / "seen", "open $(sesame)"
+    seen.mkdir()
+    setup = tmp_path / "setup.sh"
+    setup.write_text(f'printf %s "$STORE_KEY" > {seen}/$SLURMD_NODENAME')
+    folder = {"directory": str(tmp_path / "jobs"), "setup": str(setup)}
+    asked = replace(job(tmp_path, slurm=folder, secrets=["STORE_KEY"]), documents={CONFIG: "a: 1"})
+    with pytest.raises(UserError, match="STORE_KEY: not set here"):
+        Submitted(asked)
+    monkeypatch.setenv("STORE_KEY", secret)
+    submitted = Submitted(asked)
+    number = submitted.handle.id
+    told = cluster.asked("scontrol", "show", "job", number)
+    told += cluster.asked("scontrol", "write", "batch_script", number, "-")
+    wait_for(lambda: len(list(seen.iterdir())) == 2)
+    told += "\n".join(cluster.left())
+    assert submitted.wait() == Status(State.FAILED, 2)
+    assert [path.read_text() for path in seen.iterdir()] == [secret] * 2
+    files = [path for path in submitted.folder.rglob("*") if path.is_file()]
+    assert secret not in told
+    assert not any(secret.encode() in path.read_bytes() for path in files)
+
+
 def test_a_job_that_waits_is_stopped_at_once(cluster: SlurmCluster, tmp_path: Path) -> None:
     waiting = Submitted(job(tmp_path, nodes=3))
     cluster.asked("scontrol", "hold", waiting.handle.id)
@@ -203,6 +244,16 @@ def test_a_node_is_lost_and_the_job_begins_again_elsewhere(
     assert lost not in hosts_of(submitted.run, attempt=2)
     assert submitted.log.count("Preflight passed") == 2
     assert_same_result(submitted.run, undisturbed)
+
+
+def test_a_job_is_not_taken_up_more_often_than_asked(cluster: SlurmCluster, tmp_path: Path) -> None:
+    submitted = Submitted(job(tmp_path, max_retries=0))
+    submitted.train()
+    cluster.hosts.crash(first_node(cluster, submitted))
+    begin_now(cluster, submitted)
+    assert submitted.wait() == Status(State.FAILED, 1), submitted.log
+    assert "cluster.max_retries = 0 does not have it taken up again" in submitted.log
+    assert len(attempts(submitted.run)) == 1
 
 
 def test_the_first_node_is_lost_and_a_spare_one_does_not_save_the_driver(

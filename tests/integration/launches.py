@@ -22,6 +22,12 @@ LAUNCHED = [
     "workers.cpus=0.6",
 ]
 NUM_STEPS = 200
+ACROSS = [
+    "training.reproducible=across-workers",
+    "training.num_shards=4",
+    "training.epochs=4",
+    "workers.cpus=0.5",
+]
 # What is left of an embedded Ray has to be gone by then, whatever happened to its driver.
 GONE_SECONDS = 30
 
