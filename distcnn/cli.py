@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     overrides = [word for word in rest if not word.startswith("-")]
     unknown = [word for word in rest if word not in overrides]
     if unknown or (overrides and not hasattr(options, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
     if overrides:
         options.overrides += overrides
     return options

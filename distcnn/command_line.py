@@ -44,7 +44,7 @@ def add_verb(
     description = f"{summary.capitalize()}."
     parser = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
     add_debug(parser, default=argparse.SUPPRESS)
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, parser=parser)
     return parser
 
 

@@ -118,7 +118,7 @@ def test_a_launch_by_ray_client_is_refused_with_the_remedy(run):
         (["describe", "training.epoch=3"], "did you mean training.epochs?"),
         (["describe", "seed=x"], "seed = 'x' (command line): a whole number"),
         (["describe", "article", "more"], "cannot read 'more'"),
-        (["describe", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["describe", "--nonsense"], "distcnn describe: unrecognized arguments: --nonsense"),
         (["train", "--run-dir"], "argument --run-dir: expected one argument"),
         (["evaluate", "x", "--split", "tst"], "did you mean 'test'?"),
         (["runs", "a", "b"], "unrecognized arguments: b"),
