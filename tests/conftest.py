@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from tests.integration.two_nodes import TwoNodes
     from tests.s3_server import S3Server
 
+# Started in the background by a script (`make test &`), this process ignores Ctrl-C, and so would
+# all that tests start and then press Ctrl-C in.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Two threads that wait for each other crawl as soon as anything else runs; set before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -30,6 +36,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-rounds", type=int, default=1, help="how long the random schedules are"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each worker long tests first, so that what is left at the end is short.
+
+    pytest-xdist's worksteal cuts the list into equal parts; who is done takes from the end of
+    another's part.
+    """
+    num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if num_workers == 1:
+        return
+    long = [item for item in items if "integration" in item.path.parts]
+    short = [item for item in items if "integration" not in item.path.parts]
+    files = list(dict.fromkeys(item.path for item in long))
+    size = -(-len(items) // num_workers)
+    arranged: list[pytest.Item] = []
+    for worker in range(num_workers):
+        part = [item for item in long if item.path in files[worker::num_workers]]
+        num_short = max(0, size - len(part))
+        arranged += part + short[:num_short]
+        del short[:num_short]
+    items[:] = arranged + short
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from distcnn.cluster.status import State, Status
 from distcnn.cluster.view import JobView
@@ -26,10 +23,8 @@ def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
     """
     offset = 0
     reached_at = time.monotonic()
-    with _ended(view), _noted_interrupts() as interrupts:
+    try:
         while True:
-            if interrupts:
-                raise KeyboardInterrupt
             began = time.monotonic()
             try:
                 # In this order: what was printed before it ended is not missed.
@@ -54,31 +49,5 @@ def follow(job: Attached, view: JobView, lost_seconds: float) -> Status:
             # Some have to send the whole log each time: the longer that takes, the rarer it is.
             pause = _PAUSE_PER_LOOK * (time.monotonic() - began)
             time.sleep(min(max(_LOOK_EVERY_SECONDS, pause), _LONGEST_PAUSE_SECONDS))
-
-
-@contextmanager
-def _ended(view: JobView) -> Generator[None]:
-    try:
-        yield
     finally:
         view.end()
-
-
-@contextmanager
-def _noted_interrupts() -> Generator[list[int]]:
-    """The Ctrl-Cs so far: one that comes while Python runs a finalizer is lost otherwise."""
-    interrupts: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: object) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    if before is not signal.default_int_handler:
-        yield interrupts  # Somebody else's, or nobody's.
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)
