@@ -119,30 +119,31 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
 def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path: Path) -> None:
     """One that computes otherwise is left out. Then it loses both, waits, says why it ends, and
     goes on when one has come back.
+
+    A small network whose every step is saved: the run lasts, and leaves the processors to others.
     """
-    elastic = [
-        *("training.reproducible=across-workers", "training.num_shards=4"),
-        *("training.epochs=90", "training.checkpoint_every_steps=100", ONE_CPU),
-    ]
+    elastic = ["training.reproducible=across-workers", "training.num_shards=4", ONE_CPU]
+    elastic += ["model.channels=[2, 4]", "training.epochs=45"]
     alone, run = tmp_path / "alone", tmp_path / "run"
-    finish(train_command(alone, *elastic))
+    finish(train_command(alone, *elastic, "training.checkpoint_every_steps=1000"))
     before = alive(cluster)
     bounds = ["workers.min=2", "workers.max=4", "workers.label_selector={zone: elastic}"]
+    bounds += ["training.checkpoint_every_steps=1"]
     command = on(cluster, distcnn("launch", "article", *WITHOUT_WORKERS, *elastic, *bounds))
     command += ["recovery.wait_for_workers_seconds=5", "--run-dir", str(run)]
     nodes = [add_node(cluster, "elastic"), add_node(cluster, "elastic")]
     process = start(command)
-    wait_for_training(run, process, attempt=1, num_saves=2)
+    wait_for_training(run, process, attempt=1, num_saves=100)
     lost_at = time.time()
     cluster.remove_node(nodes.pop(), allow_graceful=False)
-    wait_for_training(run, process, attempt=2, num_saves=1)
+    wait_for_training(run, process, attempt=2, num_saves=50)
     assert times(run, "first_step")[1] - lost_at < 45
     other = add_node(cluster, "elastic", env_vars={"ATEN_CPU_CAPABILITY": "avx2"})
     wait_for(lambda: len(times(run, "node_left_out")) == 1, process)
     cluster.remove_node(other, allow_graceful=False)
     came_at = time.time()
     nodes.append(add_node(cluster, "elastic"))
-    wait_for_training(run, process, attempt=3, num_saves=1)
+    wait_for_training(run, process, attempt=3, num_saves=50)
     assert times(run, "first_step")[2] - came_at < 60
     while nodes:
         cluster.remove_node(nodes.pop(), allow_graceful=False)

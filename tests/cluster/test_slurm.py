@@ -26,6 +26,7 @@ from tests.integration.runs import assert_same_result, finish
 
 # A job, from its submission to its end or to what is waited for on the way.
 _SECONDS = 240
+TWO = ("workers.count=2", "workers.cpus=1", "workers.placement=spread")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[SlurmCluster]
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A launch on this machine alone."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(launch_command(run))
+    finish(launch_command(run, *TWO))
     return run
 
 
@@ -86,7 +87,7 @@ class Submitted:
 
 
 def job(tmp_path: Path, *overrides: str, spare_nodes: int = 0, **spec: object) -> Job:
-    """Three ranks, of which no node has room for all."""
+    """Two ranks, one on each node."""
     values = {
         "target": "slurm",
         "nodes": 2,
@@ -97,7 +98,7 @@ def job(tmp_path: Path, *overrides: str, spare_nodes: int = 0, **spec: object) -
         "slurm": {"directory": str(tmp_path / "jobs"), "spare_nodes": spare_nodes},
         **spec,
     }
-    config = config_file.load("article", [*LAUNCHED, "workers.cpus=1", *overrides])
+    config = config_file.load("article", [*LAUNCHED, *TWO, *overrides])
     return job_of_run(config, ClusterSpec.model_validate(values), tmp_path / "runs" / "one", None)
 
 
@@ -146,40 +147,32 @@ def test_a_job_keeps_its_exit_code(cluster: SlurmCluster, tmp_path: Path) -> Non
     assert b"epoch" in slurm_target.attach(handle_alone).log(0)
 
 
-def test_a_stopped_job_saves_and_goes_on_until_it_is_cancelled(
+def test_a_job_saves_at_the_end_of_its_time_and_when_it_is_stopped_and_goes_on(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    long = job(tmp_path, "training.epochs=400")
-    first = Submitted(long)
-    first.train()
-    before = saves(first.run)
-    first.attached.stop(grace_seconds=40)
-    assert first.attached.status() == Status.ended(143)
-    assert saves(first.run) > before
-    assert "saving, then stopping" in first.log
-    assert cluster.left() == []
-    again = Submitted(long)
-    assert again.handle != first.handle
-    again.train()
-    assert len(attempts(again.run)) == 2
-    assert first.attached.status() == Status.ended(143)
-    cluster.asked("scancel", again.handle.id)
-    assert again.wait().state is State.STOPPED
-
-
-def test_its_time_is_over_and_it_has_saved(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """Slurm says so by a signal, a grace (40 s here) or up to a minute more before the end."""
+    """Slurm tells a job a grace (40 s here), or up to a minute more, before its time is over."""
     long = job(tmp_path, "training.epochs=400", max_seconds=180)
     first = Submitted(long)
     assert first.wait() == Status.ended(143), first.log
     assert "saving, then stopping" in first.log
-    kept = saves(first.run)
+    assert cluster.left() == []
+
     again = Submitted(long)
+    assert again.handle != first.handle
     again.train()
-    assert saves(again.run) > kept
-    assert len(attempts(again.run)) == 2
-    cluster.asked("scancel", again.handle.id)
-    assert again.wait().state is State.STOPPED
+    before = saves(again.run)
+    again.attached.stop(grace_seconds=40)
+    assert again.attached.status() == Status.ended(143)
+    assert saves(again.run) > before
+    assert "saving, then stopping" in again.log
+    assert cluster.left() == []
+
+    last = Submitted(long)
+    last.train()
+    assert len(attempts(last.run)) == 3
+    assert first.attached.status() == again.attached.status() == Status.ended(143)
+    cluster.asked("scancel", last.handle.id)
+    assert last.wait().state is State.STOPPED
 
 
 def test_a_secret_is_on_every_node_and_nowhere_to_be_read(
@@ -244,16 +237,6 @@ def test_a_node_is_lost_and_the_job_begins_again_elsewhere(
     assert lost not in hosts_of(submitted.run, attempt=2)
     assert submitted.log.count("Preflight passed") == 2
     assert_same_result(submitted.run, undisturbed)
-
-
-def test_a_job_is_not_taken_up_more_often_than_asked(cluster: SlurmCluster, tmp_path: Path) -> None:
-    submitted = Submitted(job(tmp_path, max_retries=0))
-    submitted.train()
-    cluster.hosts.crash(first_node(cluster, submitted))
-    begin_now(cluster, submitted)
-    assert submitted.wait() == Status(State.FAILED, 1), submitted.log
-    assert "cluster.max_retries = 0 does not have it taken up again" in submitted.log
-    assert len(attempts(submitted.run)) == 1
 
 
 def test_the_first_node_is_lost_and_a_spare_one_does_not_save_the_driver(
