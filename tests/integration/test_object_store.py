@@ -237,8 +237,10 @@ def test_workers_keep_their_run_there(bucket: ObjectPath) -> None:
     run = bucket / "run"
     command = train_command(run, "workers.count=2")
     command[command.index("train")] = "launch"
-    assert "Preflight passed" in finish(command)
-    assert list(bucket.iterdir()) == [run]
+    finish([*command, "--preflight"])
+    assert not run.exists()
+    assert list(bucket.iterdir()) == []
+    finish(command)
     assert json.loads((run / "results.json").read_bytes())["status"] == "completed"
     kinds = [event["event"] for event in events(run)]
     assert kinds.count("checkpoint") == 100 // 3 + 2, (
