@@ -1,4 +1,4 @@
-"""A run that is reproducible across workers goes on with more or fewer, to the same bits."""
+"""What is reproducible across workers, with more of them and fewer: from end to end, and hurt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import random
 import signal
 from pathlib import Path
+
+import pytest
 
 from tests.integration.launches import (
     ACROSS,
@@ -15,12 +17,31 @@ from tests.integration.launches import (
     wait_for_training,
 )
 from tests.integration.runs import assert_same_result, distcnn, finish, start, train_command
+from tests.integration.test_tune import trial, tune_command
 
 
-def test_workers_are_killed_and_others_in_another_number_go_on(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one worker, in one process, that was left alone."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    finish(train_command(run, *ACROSS))
+    return run
+
+
+# Two and three of them are among the tests of one machine.
+@pytest.mark.parametrize("count", [1, 4])
+def test_any_number_of_workers_has_the_result_of_one(
+    count: int, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    finish(launch_command(run, *ACROSS, f"workers.count={count}"))
+    assert_same_result(run, alone)
+    assert "Identical: " in finish(distcnn("compare", run, alone))
+
+
+def test_workers_are_killed_and_others_in_another_number_go_on(alone: Path, tmp_path: Path) -> None:
     """Three, of which one is killed; two, whose driver is; one, killed too; then four."""
-    alone, run, chance = tmp_path / "alone", tmp_path / "run", random.Random(0)
-    finish(train_command(alone, *ACROSS))
+    run, chance = tmp_path / "run", random.Random(0)
     process = start(launch_command(run, *ACROSS, "workers.count=3"))
     pids = wait_for_training(run, process, attempt=1, num_saves=chance.randint(1, 6))
     os.kill(chance.choice(pids), signal.SIGKILL)
@@ -34,3 +55,13 @@ def test_workers_are_killed_and_others_in_another_number_go_on(tmp_path: Path) -
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [3, 3, 2, 1, 4]
     assert_same_result(run, alone)
     assert "Identical: " in finish(distcnn("compare", run, alone))
+
+
+def test_trials_of_two_workers_and_of_one_are_the_same(tmp_path: Path) -> None:
+    for count in (1, 2):
+        more = ["training.epochs=1", "num_trials=2", f"workers.count={count}"]
+        more += ["training.reproducible=across-workers", "workers.cpus=0.5"]
+        finish(tune_command("tune", tmp_path / f"{count}", *more))
+    for number in (1, 2):
+        one, two = (trial(tmp_path / f"{count}", number) for count in (1, 2))
+        assert "Identical: " in finish(distcnn("compare", one, two))

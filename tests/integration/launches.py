@@ -22,6 +22,7 @@ LAUNCHED = [
     "workers.cpus=0.6",
 ]
 NUM_STEPS = 200
+# Reproducible on up to four workers, which may share two cores.
 ACROSS = [
     "training.reproducible=across-workers",
     "training.num_shards=4",

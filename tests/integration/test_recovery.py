@@ -141,7 +141,8 @@ def signalled(step: str, at: int, numbers: str, command: list[str]) -> list[str]
     return [sys.executable, "-c", SIGNAL_IN_A_STEP, step, str(at), numbers, *command[3:]]
 
 
-@pytest.mark.parametrize(("step", "number"), [("validation_step", "2"), ("test_step", "15")])
+@pytest.mark.parametrize("number", ["2", "15"])
+@pytest.mark.parametrize("step", ["validation_step", "test_step"])
 def test_a_signal_while_finalizing_comes_too_late(
     tmp_path: Path, undisturbed: Path, step: str, number: str
 ) -> None:

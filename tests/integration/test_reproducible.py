@@ -8,7 +8,6 @@ import pytest
 
 from tests.integration.launches import ACROSS, launch_command
 from tests.integration.runs import assert_same_result, distcnn, finish, train_command
-from tests.integration.test_tune import trial, tune_command
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +26,6 @@ def test_any_number_of_workers_has_the_result_of_one(
     finish(launch_command(run, *ACROSS, f"workers.count={count}"))
     assert_same_result(run, alone)
     assert "Identical: " in finish(distcnn("compare", run, alone))
-
-
-def test_a_trial_of_two_workers_and_of_one_are_the_same(tmp_path: Path) -> None:
-    for count in (1, 2):
-        more = ["training.epochs=1", "num_trials=1", f"workers.count={count}"]
-        more += ["training.reproducible=across-workers", "workers.cpus=0.5"]
-        finish(tune_command("tune", tmp_path / f"{count}", *more))
-    one, two = (trial(tmp_path / f"{count}", 1) for count in (1, 2))
-    assert "Identical: " in finish(distcnn("compare", one, two))
 
 
 def test_what_cannot_be_promised_is_refused(tmp_path: Path) -> None:
