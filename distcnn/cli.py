@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from distcnn import __version__, cli_cluster
+from distcnn.collector import spare_imports
 from distcnn.command_line import (
     RUN_HELP,
     Parser,
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: for `--help` and for words that are no command.
     """
+    spare_imports()
     try:
         try:
             return _run(arguments)

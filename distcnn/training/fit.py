@@ -6,6 +6,7 @@ from contextlib import closing
 
 import torch
 
+from distcnn.collector import long_lived_objects_spared
 from distcnn.config import RunConfig
 from distcnn.data.module import ImageDataModule
 from distcnn.errors import UserError
@@ -13,11 +14,7 @@ from distcnn.module import ImageClassifier
 from distcnn.training.keeper import RunKeeper, TrainingEndedError
 from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
-from distcnn.training.process import (
-    build_trainer,
-    long_lived_objects_spared,
-    prepare_process,
-)
+from distcnn.training.process import build_trainer, prepare_process
 from distcnn.training.snapshot import Counters
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytorch_lightning as pl
 import torch
@@ -85,21 +83,6 @@ def prepare_process(config: RunConfig) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     return torch.device("cuda", 0)
-
-
-@contextmanager
-def long_lived_objects_spared() -> Generator[None]:
-    """Keep Python's garbage collector from walking all that has been imported, again and again.
-
-    Each step makes objects enough to set it off; torch and Lightning have left it 300,000 to walk:
-    4 to 6 % of the time of a step of the article's network on 2 cores.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def keep_freed_memory() -> None:

@@ -16,7 +16,7 @@ PACKAGE = Path(distcnn.__file__).parent
 
 # Lowest first. A room (a module, or a folder of them) imports from lower levels, and from itself.
 LEVELS = (
-    {"distcnn", "division", "errors", "geometry"},
+    {"distcnn", "division", "errors", "geometry", "collector"},
     {"s3_client", "summation"},
     {"object_store"},
     {"location"},
@@ -45,6 +45,7 @@ LEVELS = (
 )
 # What has to answer at once, on a machine that trains nothing.
 LIGHT = {
+    "collector",
     "comparison",
     "distcnn",
     "division",
