@@ -34,7 +34,7 @@ test: $(VENV)/.installed  ## run the tests of one machine (15 min on two cores)
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
 test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (30 min)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/cluster $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
 	$(BIN)/python -m pytest -s tests/cluster/test_launch_recovery.py -k killed_or_hang \

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from distcnn.cluster.ticket import CONFIG, SWEEP, Ticket, version_of
-from distcnn.collector import spare_imports
 from distcnn.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Do what the ticket says; returns the exit code, as `distcnn launch` and `tune` have it."""
-    spare_imports()
     signal.signal(signal.SIGTERM, _end)
     path = Path(sys.argv[1])
     ticket = Ticket.from_json(path.read_text(encoding="utf-8"))

@@ -18,7 +18,6 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from distcnn.cluster.request import Request
-from distcnn.collector import spare_imports
 from distcnn.config import WorkersConfig
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import Failure, WorkerError, diagnose
@@ -108,7 +107,6 @@ class Group:
 
 
 def _run_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
-    spare_imports()
     # Imported there: the driver needs neither torch's network nor Lightning.
     from distcnn.orchestration.worker import train_worker
 
