@@ -29,11 +29,11 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
 	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
-test: $(VENV)/.installed  ## run the tests of one machine (15 min on two cores)
+test: $(VENV)/.installed  ## run the tests of one machine (13 min on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
-test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (30 min)
+test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (25 min)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/cluster $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
