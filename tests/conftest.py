@@ -120,6 +120,17 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwoNodes]:
         nodes.close()
 
 
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is reproducible across workers, of one, in one process, left alone."""
+    from tests.integration.launches import ACROSS
+    from tests.integration.runs import finish, train_command
+
+    run = tmp_path_factory.mktemp("alone") / "run"
+    finish(train_command(run, *ACROSS))
+    return run
+
+
 @pytest.fixture
 def ray_user(two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who sends jobs to that cluster, and has sent none before."""

@@ -16,16 +16,8 @@ from tests.integration.launches import (
     launch_command,
     wait_for_training,
 )
-from tests.integration.runs import assert_same_result, distcnn, finish, start, train_command
+from tests.integration.runs import assert_identical, distcnn, finish, start
 from tests.integration.test_tune import trial, tune_command
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one worker, in one process, that was left alone."""
-    run = tmp_path_factory.mktemp("alone") / "run"
-    finish(train_command(run, *ACROSS))
-    return run
 
 
 # Two and three of them are among the tests of one machine.
@@ -35,8 +27,7 @@ def test_any_number_of_workers_has_the_result_of_one(
 ) -> None:
     run = tmp_path / "run"
     finish(launch_command(run, *ACROSS, f"workers.count={count}"))
-    assert_same_result(run, alone)
-    assert "Identical: " in finish(distcnn("compare", run, alone))
+    assert_identical(run, alone)
 
 
 def test_workers_are_killed_and_others_in_another_number_go_on(alone: Path, tmp_path: Path) -> None:
@@ -53,8 +44,7 @@ def test_workers_are_killed_and_others_in_another_number_go_on(alone: Path, tmp_
         kill_9(process)
     finish(launch_command(run, *ACROSS, "workers.count=4"))
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [3, 3, 2, 1, 4]
-    assert_same_result(run, alone)
-    assert "Identical: " in finish(distcnn("compare", run, alone))
+    assert_identical(run, alone)
 
 
 def test_trials_of_two_workers_and_of_one_are_the_same(tmp_path: Path) -> None:

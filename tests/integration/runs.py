@@ -100,3 +100,9 @@ def assert_same_result(run: Location, undisturbed: Path) -> None:
     assert (run / "weights.safetensors").read_bytes() == (
         undisturbed / "weights.safetensors"
     ).read_bytes()
+
+
+def assert_identical(run: Location, undisturbed: Path) -> None:
+    """The same result, and all along the way: `compare` sees it too."""
+    assert_same_result(run, undisturbed)
+    assert "Identical: " in finish(distcnn("compare", run, undisturbed))

@@ -7,15 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.launches import ACROSS, launch_command
-from tests.integration.runs import assert_same_result, distcnn, finish, train_command
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one worker, in one process, that was left alone."""
-    run = tmp_path_factory.mktemp("alone") / "run"
-    finish(train_command(run, *ACROSS))
-    return run
+from tests.integration.runs import assert_identical, distcnn, finish, train_command
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -24,8 +16,7 @@ def test_any_number_of_workers_has_the_result_of_one(
 ) -> None:
     run = tmp_path / "run"
     finish(launch_command(run, *ACROSS, f"workers.count={count}"))
-    assert_same_result(run, alone)
-    assert "Identical: " in finish(distcnn("compare", run, alone))
+    assert_identical(run, alone)
 
 
 def test_what_cannot_be_promised_is_refused(tmp_path: Path) -> None:

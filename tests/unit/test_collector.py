@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections.abc import Generator
 
 import pytest
+
+from distcnn.collector import spare_imports
 
 LEAVES_A_CYCLE = """
 import atexit
@@ -32,3 +36,18 @@ def test_a_program_ends_without_a_last_walk(spare: str, said: list[str]):
         timeout=60,
     )
     assert done.stdout.split() == said
+
+
+@pytest.fixture
+def _threshold_kept() -> Generator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("_threshold_kept")
+@pytest.mark.parametrize(("before", "after"), [(700, 10_000), (50_000, 50_000), (0, 0)])
+def test_a_collector_that_is_off_or_more_patient_is_left_so(before: int, after: int):
+    gc.set_threshold(before)
+    spare_imports()
+    assert gc.get_threshold()[0] == after
