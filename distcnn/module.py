@@ -39,6 +39,8 @@ class ImageClassifier(pl.LightningModule):
         on_step_end: called after each optimizer step with its batch and its loss, as `learn`
             returns it.
         measured: what the last evaluation measured, as plain numbers.
+        predicted: of the last evaluation, the class probabilities `(N, 10)` and labels `(N,)` of
+            all images, in their order.
     """
 
     weights: FlatWeights
@@ -62,6 +64,7 @@ class ImageClassifier(pl.LightningModule):
         self.metrics = EvaluationMetrics(NUM_CLASSES)
         self.on_step_end: Callable[[Batch, torch.Tensor], None] = lambda batch, loss: None
         self.measured: dict[str, Any] = {}
+        self.predicted = torch.empty(0, NUM_CLASSES), torch.empty(0, dtype=torch.int64)
         self._summation = _summation(config)
         self._counted: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -169,7 +172,7 @@ class ImageClassifier(pl.LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Count all workers' samples, in the order in which one worker would: `measured`."""
+        """Count all workers' samples, in the order in which one worker would."""
         device = self.device
         probabilities = [torch.empty(0, NUM_CLASSES, device=device)]
         labels = [torch.empty(0, dtype=torch.int64, device=device)]
@@ -177,13 +180,14 @@ class ImageClassifier(pl.LightningModule):
             probabilities.append(batch_probabilities)
             labels.append(batch_labels)
         self._counted.clear()
-        everything = (self.workers.gather(torch.cat(rows)) for rows in (probabilities, labels))
-        self.metrics.update(*everything)
+        everything = self.workers.gather(torch.cat(probabilities))
+        self.predicted = everything, self.workers.gather(torch.cat(labels))
+        self.metrics.update(*self.predicted)
         self.measured = self.metrics.compute()
         self.metrics.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Count all workers' samples: `measured`."""
+        """Count all workers' samples."""
         self.on_validation_epoch_end()
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:

@@ -19,18 +19,21 @@ def print_summary(path: Location, results: dict[str, Any]) -> None:
     """How a run ended, and what to do next."""
     table = Table(title=f"Run {results['status']}", title_justify="left", show_header=False)
     for split in ("val", "test"):
-        if split in results:
+        if "accuracy" in results.get(split, {}):
             table.add_row(f"{split}/accuracy", _accuracy(results[split]))
     table.add_row("epochs", str(results["epochs"]))
     table.add_row("training time", duration(results["train_seconds"]))
     table.add_row("throughput", f"{results['images_per_second']:,.0f} images/s")
-    table.add_row("data", f"{results['data']['name']} ({results['data']['sha256'][:12]})")
+    digest = results["data"]["sha256"][:12]
+    table.add_row("data", results["data"]["name"] + (f" ({digest})" if digest else ""))
     table.add_row("precision", results["precision"])
     console = Console(highlight=False)
     console.print(table)
     if results["reason"]:
         console.print(results["reason"], markup=False, soft_wrap=True)
     console.print(f"Run directory: {path}", markup=False, soft_wrap=True)
+    if (report := RunDirectory(path).report_path).exists():
+        console.print(f"Report: {report}", markup=False, soft_wrap=True)
     if results["status"] == "stopped":
         console.print(f"Go on with: distcnn resume {path}", markup=False, soft_wrap=True)
 
@@ -54,9 +57,20 @@ def print_measured(
     Console(highlight=False).print(table)
 
 
+def print_logged(epoch: int, logged: dict[str, float]) -> None:
+    """One evaluation of a workload, which logs what it likes."""
+    table = Table(title=f"Best checkpoint (epoch {epoch})", title_justify="left", show_header=False)
+    for name, value in logged.items():
+        table.add_row(name, f"{value:.4f}")
+    Console(highlight=False).print(table)
+
+
 def _accuracy(measured: dict[str, Any]) -> str:
+    accuracy = f"{measured['accuracy']:.4f}"
+    if "accuracy_interval_95" not in measured:  # Of a workload, nobody knows of how many samples.
+        return accuracy
     low, high = measured["accuracy_interval_95"]
-    return f"{measured['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"
+    return f"{accuracy}  (95 % interval {low:.4f} to {high:.4f})"
 
 
 def summarize_run(run: RunDirectory) -> dict[str, Any]:

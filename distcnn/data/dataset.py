@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from distcnn.data import fashion_mnist, synthetic
 from distcnn.data.cache import (
     Array,
@@ -47,6 +49,15 @@ class Dataset:
     test_labels: Array
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """What the labels of a data set stand for, in their order; nothing of one that is not ours."""
+    known = {
+        fashion_mnist.NAME: fashion_mnist.CLASS_NAMES,
+        synthetic.NAME: synthetic.CLASS_NAMES,
+    }
+    return known.get(name, ())
+
+
 def combined_sha256(digests: Sequence[str]) -> str:
     """Return the SHA-256 of the concatenated hexadecimal digests."""
     return hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -54,6 +65,12 @@ def combined_sha256(digests: Sequence[str]) -> str:
 
 # Of the official files: known before they are on a machine.
 FASHION_MNIST_SHA256 = combined_sha256([file.sha256 for file in fashion_mnist.FILES])
+
+
+def unknown(name: str) -> Dataset:
+    """What is known of data that somebody else loads: their name."""
+    images, labels = np.empty((0, 28, 28), np.uint8), np.empty(0, np.uint8)
+    return Dataset(name, (), "", images, labels, images, labels)
 
 
 def load(source: Source, directory: Path | None, notify: Callable[[str], None]) -> Dataset:
@@ -99,7 +116,8 @@ def _banner(reason: str) -> str:
 
 def _load_fashion_mnist(directory: Path | None, notify: Callable[[str], None]) -> Dataset:
     arrays = fashion_mnist.load(directory, notify)
-    return Dataset(fashion_mnist.NAME, fashion_mnist.CLASS_NAMES, FASHION_MNIST_SHA256, *arrays)
+    name = fashion_mnist.NAME
+    return Dataset(name, class_names(name), FASHION_MNIST_SHA256, *arrays)
 
 
 def _load_synthetic(notify: Callable[[str], None]) -> Dataset:
@@ -116,7 +134,7 @@ def _load_synthetic(notify: Callable[[str], None]) -> Dataset:
                 digests, arrays = _draw_synthetic(folder, scratch)
     return Dataset(
         synthetic.NAME,
-        synthetic.CLASS_NAMES,
+        class_names(synthetic.NAME),
         combined_sha256([digests[name] for name in _SYNTHETIC_FILES]),
         *arrays,
     )

@@ -24,6 +24,7 @@ from distcnn.files import (
 from distcnn.location import Location
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
 from distcnn.run_directory.lease import Holder, Lease, current_holder
+from distcnn.run_directory.predictions import Predictions
 from distcnn.s3_client import ObjectStoreError
 
 # What a run, or a sweep, that was killed while it was made may have left.
@@ -73,6 +74,21 @@ class RunDirectory:
         return self.path / "weights.safetensors"
 
     @property
+    def predictions_path(self) -> Location:
+        """What the chosen network says of the test images."""
+        return self.path / "predictions.safetensors"
+
+    @property
+    def measures_path(self) -> Location:
+        """What its network tells of a claim."""
+        return self.path / "measures.json"
+
+    @property
+    def report_path(self) -> Location:
+        """All of it as a page."""
+        return self.path / "report.html"
+
+    @property
     def results_path(self) -> Location:
         """How the run ended."""
         return self.path / "results.json"
@@ -103,6 +119,19 @@ class RunDirectory:
     def write_results(self, results: dict[str, Any]) -> None:
         """Record how the run ended."""
         write_atomically(self.results_path, _encode_json(results))
+
+    def read_predictions(self) -> Predictions | None:
+        """What the chosen network says of the test images; None of a run that has not read them."""
+        path = self.predictions_path
+        return Predictions.decode(path.read_bytes()) if path.exists() else None
+
+    def read_measures(self) -> dict[str, Any]:
+        """What its network tells of a claim; nothing of a run that puts none to the test."""
+        return _read_json(self.measures_path) or {}
+
+    def write_measures(self, measures: dict[str, Any]) -> None:
+        """Record what its network tells of a claim."""
+        write_atomically(self.measures_path, _encode_json(measures))
 
     def read_provenance(self) -> dict[str, Any] | None:
         """What ran, on what, when the run was started; None where the file is gone."""

@@ -10,6 +10,14 @@ from distcnn.config import Name, Positive, Section, Seed
 
 Metric = Literal["val/accuracy", "val/loss"]
 Search = Literal["grid", "random", "optuna"]
+ClaimName = Literal[
+    "activation-speed",
+    "saturated-gradients",
+    "zig-zag",
+    "dead-units",
+    "initialisation",
+    "translation",
+]
 
 _MODES = {"val/accuracy": "max", "val/loss": "min"}
 
@@ -62,6 +70,9 @@ class SweepConfig(Section):
     """A word, or a section: `{name: asha, grace_epochs: 2}`."""
     seed: Seed = 0
     """Start of the search's random choices; a run's own seed is a field of the base."""
+    claim: ClaimName | None = None
+    """The claim of the article that the trials put to the test: what they are measured by, and the
+    verdict in the report."""
     max_failures_alike: Positive = 5
     """So many trials that fail one after another with the same cause stop the sweep."""
 

@@ -67,6 +67,11 @@ class SweepDirectory:
         return self.path / "best.yaml"
 
     @property
+    def report_path(self) -> Location:
+        """All of it as a page."""
+        return self.path / "report.html"
+
+    @property
     def results_path(self) -> Location:
         """How the sweep ended."""
         return self.path / "results.json"

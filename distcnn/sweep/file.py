@@ -119,10 +119,9 @@ def _parse_space(draft: Draft[SweepConfig], errors: list[str]) -> Iterator[tuple
     space: object = draft.values.get("space")
     if not isinstance(space, dict):
         return  # The config's own check has told.
-    known = set(config_file.field_paths())
     for field, plain in space.items():
         where = f"space: {field} ({draft.origin_of('space')})"
-        if field not in known:
+        if not config_file.is_field(str(field)):
             errors.append(
                 f"  {where}: no such field{config_file.suggest_field(RunConfig, str(field))}"
             )

@@ -117,21 +117,20 @@ class OptunaSearch:
         return {field: _value(domain, trial.params[field]) for field, domain in self._space.items()}
 
     def _tell(self, values: Values, score: float | None) -> None:
-        from optuna.trial import TrialState, create_trial
+        if score is not None:
+            self._study.add_trial(frozen_trial(self._space, values, score))
 
-        if score is None:
-            return
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE,
-                params={
-                    field: _parameter(domain, values[field])
-                    for field, domain in self._space.items()
-                },
-                distributions=self._distributions,
-                value=score,
-            )
-        )
+
+def frozen_trial(space: Space, values: Values, score: float) -> optuna.trial.FrozenTrial:
+    """A trial that has ended, as Optuna has them."""
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(
+        state=TrialState.COMPLETE,
+        params={field: _parameter(domain, values[field]) for field, domain in space.items()},
+        distributions={field: _distribution(domain) for field, domain in space.items()},
+        value=score,
+    )
 
 
 def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution:

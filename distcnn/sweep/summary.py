@@ -25,12 +25,14 @@ def print_sweep(directory: SweepDirectory, results: dict[str, Any]) -> None:
         table.add_row("best", f"trial {best['trial']}, epoch {best['epoch']}")
         table.add_row("values", describe(best["values"]))
         table.add_row("val/accuracy", f"{best['val']['accuracy']:.4f}")
-        if "test" in best:
+        if "accuracy" in best.get("test", {}):
             epoch = best["chosen"]["epoch"]
             table.add_row("test/accuracy", f"{best['test']['accuracy']:.4f} (epoch {epoch})")
     console = Console(highlight=False)
     console.print(table)
     lines = [results["reason"], f"Sweep directory: {directory.path}"]
+    if directory.report_path.exists():
+        lines.append(f"Report: {directory.report_path}")
     if results["status"] == "completed" and best is not None:
         count = config_file.load(str(directory.best_path)).workers.count
         verb = "train" if count == 1 else "launch"

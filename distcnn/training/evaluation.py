@@ -8,33 +8,17 @@ from typing import Any, Literal
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
 from distcnn.data.module import ImageDataModule
-from distcnn.errors import UserError
 from distcnn.module import ImageClassifier
-from distcnn.run_directory.checkpoints import CheckpointRecord, best, read_checkpoint
+from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
+from distcnn.training.chosen import restored
 from distcnn.training.process import build_trainer, prepare_process
-from distcnn.training.snapshot import Snapshot
 from distcnn.workers import Workers
 
 Split = Literal["val", "test"]
 
 # Two-sided 95 % of the normal distribution.
 _Z_95 = 1.959963984540054
-
-
-def choose_checkpoint(run: RunDirectory) -> CheckpointRecord:
-    """The checkpoint with the best validation accuracy.
-
-    Raises:
-        UserError: none has been validated yet.
-    """
-    record = best(run.read_checkpoints())
-    if record is None:
-        raise UserError(
-            f"{run.path} has no checkpoint of a finished epoch yet;"
-            f" go on with it first: distcnn resume {run.path}"
-        )
-    return record
 
 
 def evaluate(
@@ -51,12 +35,8 @@ def evaluate(
     """
     device = prepare_process(config)
     content = read_checkpoint(run.checkpoints, record) if record is not None else None
-    snapshot = Snapshot.decode(workers.broadcast(content) or b"")
+    module = restored(config, workers.broadcast(content) or b"", workers)
     data = ImageDataModule(dataset, config, device, workers)
-    module = ImageClassifier(config, num_steps=1, workers=workers)  # It is not trained.
-    module.network.load_state_dict(snapshot.network)
-    if module.average is not None:
-        module.average.load_state_dict(snapshot.average)
     return module, {split: _measure(module, data, split) for split in splits}
 
 

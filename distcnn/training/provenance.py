@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from distcnn.config import RunConfig
-from distcnn.data.dataset import Dataset
+from distcnn.data.dataset import Dataset, class_names
 from distcnn.errors import UserError
 from distcnn.run_directory.run import RunDirectory
 
@@ -49,9 +49,13 @@ class Ground:
         return cls(dataset.name, dataset.sha256, hardware(config))
 
     @property
-    def data(self) -> dict[str, str]:
+    def data(self) -> dict[str, Any]:
         """The data, as the documents of a run name it."""
-        return {"name": self.data_name, "sha256": self.data_sha256}
+        return {
+            "name": self.data_name,
+            "sha256": self.data_sha256,
+            "class_names": class_names(self.data_name),
+        }
 
 
 def collect(config: RunConfig, ground: Ground, launcher: Launcher) -> dict[str, Any]:

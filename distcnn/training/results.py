@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +16,7 @@ from distcnn.training import provenance
 from distcnn.training.outcome import Outcome
 from distcnn.training.provenance import Ground
 from distcnn.training.snapshot import newest_counters
+from distcnn.training.trackers import Trackers
 
 
 def record_end(
@@ -25,12 +26,23 @@ def record_end(
     fence: Fence,
     ground: Ground,
     hosts: Sequence[str],
+    notify: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write and return the results of a training that ended before it was complete."""
     results = summarize(config, run, outcome, fence.attempt, ground, hosts)
     fence.check()
-    run.write_results(results)
+    tell_results(config, run, results, notify)
     return results
+
+
+def tell_results(
+    config: RunConfig, run: RunDirectory, results: dict[str, Any], notify: Callable[[str], None]
+) -> None:
+    """Write them, and tell the trackers."""
+    run.write_results(results)
+    trackers = Trackers(run, config, notify)
+    trackers.end(results)
+    trackers.close()
 
 
 def recorded_outcome(run: RunDirectory) -> Outcome:
@@ -68,8 +80,8 @@ def summarize(
         "train_seconds": round(counters.train_seconds, 3),
         "images_per_second": round(counters.num_images / max(counters.train_seconds, 1e-9), 1),
         "peak_memory_mib": _peak_memory_mib(),
-        "num_parameters": sum(layer.num_parameters for layer in config.model.layers),
         "precision": config.training.precision,
+        **({} if config.workload else {"num_parameters": config.model.num_parameters}),
         "workers": {
             "count": config.workers.count,
             "cpus": config.workers.cpus,

@@ -20,7 +20,7 @@ LEVELS = (
     {"s3_client", "summation"},
     {"object_store"},
     {"location"},
-    {"config", "files", "collectives"},
+    {"config", "files", "collectives", "charts"},
     {
         "config_file",
         "growing_file",
@@ -34,9 +34,12 @@ LEVELS = (
         "progress",
         "findings",
         "command_line",
+        "workload",
     },
     {"data", "run_directory"},
     {"module", "sweep", "summary"},
+    {"claims"},
+    {"report"},
     {"training"},
     {"cluster"},
     {"comparison", "orchestration", "doctor"},
@@ -66,7 +69,7 @@ LIGHT = {
 HEAVY = {"torch", "pytorch_lightning", "torchmetrics", "ray"}
 # What only who keeps runs in an object store, or has a sweep learn, waits for.
 OPTIONAL = {"boto3", "botocore", "kubernetes", "optuna"}
-OUTSIDE = {"benchmarks", "launch", "tests"}
+OUTSIDE = {"benchmarks", "launch", "tests", "docs"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Charts as SVG, which a page gives its colours and letters."""

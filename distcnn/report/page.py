@@ -1,0 +1,36 @@
+"""How a page is put together: one file that holds everything it shows."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from distcnn import __version__
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template makes of these values; text in them is escaped."""
+    environment = _environment()
+    style = Markup(environment.get_template("style.css").render())  # noqa: S704 - our own
+    return environment.get_template(template).render(style=style, version=__version__, **values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("distcnn.report")
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    return environment
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
