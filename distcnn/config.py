@@ -90,6 +90,9 @@ class ModelConfig(Section):
     batch_norm: bool = True
     """Normalise each convolution's output over the batch (the shard, where there are several)."""
 
+    initial_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the random weights that all layers begin with; away from 1, an improper start."""
+
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks, each with its own values."""
@@ -113,6 +116,11 @@ class ModelConfig(Section):
     def layers(self) -> list[Layer]:
         """The article's table of this network."""
         return layer_table(IMAGE, self.blocks, NUM_CLASSES)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of all layers."""
+        return sum(layer.num_parameters for layer in self.layers)
 
     @property
     def multiply_adds(self) -> int:
@@ -167,6 +175,9 @@ class ScheduleConfig(Section):
         return self
 
 
+TrackerName = Literal["mlflow", "wandb"]
+
+
 class TrainingConfig(Section):
     """How long and in what pieces."""
 
@@ -194,6 +205,9 @@ class TrainingConfig(Section):
     """Checkpoint after every so many steps too, besides the end of each epoch."""
     keep_checkpoints: Positive = 2
     """How many of the newest checkpoints are kept, besides the best one."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Told of every row of measures besides: `mlflow`, `wandb`; which server, and whose account, is
+    for their own environment variables."""
 
     @property
     def is_same_on_any_workers(self) -> bool:
@@ -333,6 +347,11 @@ class RunConfig(Section):
     """The first part of the run directory's name."""
     seed: Seed = 0
     """Start of every random choice: weights, validation split, order, augmentation."""
+    workload: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    """Somebody's own LightningModule and data, `package.module:factory`, in the place of the
+    article's; `data`, `model`, `schedule` and `evaluation` are then for the factory to use."""
+    parameters: dict[str, Any] = {}
+    """What the workload's factory is called with, by name, besides this config."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -350,7 +369,7 @@ class RunConfig(Section):
         Of workers whose number may change, only what they compute with.
         """
         plain = self.to_plain()
-        del plain["recovery"]
+        del plain["recovery"], plain["training"]["trackers"]
         workers = self.workers
         if self.training.is_same_on_any_workers or workers.is_elastic:
             # Not how many there are, nor where.
@@ -401,6 +420,24 @@ class RunConfig(Section):
                     f"{layer.name} has one value per channel in a shard of one image and needs two:"
                     " lower training.num_shards or workers.count, or set model.batch_norm=false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_workload_is_saved_between_epochs(self) -> Self:
+        training = self.training
+        if self.workload is not None:
+            if training.is_same_on_any_workers:
+                raise ValueError(
+                    "training.reproducible = across-workers is for the article's network alone, and"
+                    " this config has a workload: set same-workers"
+                )
+            if training.checkpoint_every_steps is not None:
+                raise ValueError(
+                    "training.checkpoint_every_steps is for the article's network alone; a workload"
+                    " is saved at the end of each epoch"
+                )
+        elif self.parameters:
+            raise ValueError("parameters are for a workload's factory: set workload")
         return self
 
     @classmethod

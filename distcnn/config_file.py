@@ -131,7 +131,9 @@ def find(config: str) -> Location:
 
 
 def _find_shipped(config: str) -> Path:
-    shipped = {file.stem: file for file in sorted(shipped_configs().glob("*.yaml"))}
+    root = shipped_configs()
+    files = sorted(root.rglob("*.yaml"))
+    shipped = {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
     if config in shipped:
         return shipped[config]
     near = difflib.get_close_matches(config, shipped, n=1)
@@ -365,6 +367,12 @@ def field_paths(model: type[BaseModel] = RunConfig) -> Iterator[str]:
             yield name
         else:
             yield from (f"{name}.{field}" for field in section.model_fields)
+
+
+def is_field(path: str) -> bool:
+    """Whether a config may hold a value there: in a field, or under a name among `parameters`."""
+    section, _, name = path.partition(".")
+    return path in field_paths() or (section == "parameters" and name.isidentifier())
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

@@ -80,7 +80,17 @@ def build_network(model: ModelConfig, seed: int) -> nn.Sequential:
             depth = block.channels
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(model.layers[-1].input.num_values, NUM_CLASSES)
-        return nn.Sequential(layers)
+        network = nn.Sequential(layers)
+    if model.initial_scale != 1:
+        _scale_weights(network, model.initial_scale)
+    return network
+
+
+@torch.no_grad()
+def _scale_weights(network: nn.Sequential, factor: float) -> None:
+    for layer in network:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.weight.mul_(factor)
 
 
 def _block(number: int, depth: int, block: Block) -> OrderedDict[str, nn.Module]:

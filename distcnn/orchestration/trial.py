@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 
 from distcnn.config import RunConfig
-from distcnn.data.dataset import Dataset, load
+from distcnn.data.dataset import Dataset
 from distcnn.errors import UserError
 from distcnn.files import DamagedFileError
 from distcnn.orchestration.line import Line, LineAddress, LineLostError
@@ -27,15 +27,18 @@ from distcnn.run_directory.checkpoints import CheckpointDamagedError, best, read
 from distcnn.run_directory.lease import Lease, LeaseLostError, RunBusyError
 from distcnn.run_directory.metrics_log import read_rows
 from distcnn.run_directory.run import RunDirectory, StorageError, leased, storage_errors_explained
+from distcnn.sweep.config import ClaimName
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.trial import Report
 from distcnn.training import provenance
 from distcnn.training.control import Control
+from distcnn.training.examine import examine
 from distcnn.training.finalize import finalize
 from distcnn.training.local import fit_or_fail
 from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
 from distcnn.training.provenance import Ground
+from distcnn.training.resolve import load_data
 from distcnn.training.results import record_end, recorded_outcome
 from distcnn.training.snapshot import newest_counters
 from distcnn.workers import Workers
@@ -51,6 +54,8 @@ class Shop:
 
     directory: SweepDirectory
     ground: Ground
+    claim: ClaimName | None = None
+    """What trials are examined for at their end."""
 
 
 class TrialProcess(tune.Trainable):
@@ -87,9 +92,11 @@ class TrialProcess(tune.Trainable):
         with _leased_in_the_end(run, self._note) as lease:
             if task["purpose"] == "winner" and (damage := _damage(run, task["val_accuracy"])):
                 return "damaged", damage
-            if config.workers.count > 1:
-                return self._train_with_workers(config, run, lease, task)
-            return self._train_here(config, run, lease, task)
+            train = self._train_with_workers if config.workers.count > 1 else self._train_here
+            status, reason = train(config, run, lease, task)
+            if self._shop.claim and status == "completed" and task["purpose"] == "trial":
+                examine(self._shop.claim, config, run, self._dataset_of(config))
+            return status, reason
 
     def _note(self, message: str) -> None:
         self._line.tell("note", self._task, message)
@@ -97,7 +104,7 @@ class TrialProcess(tune.Trainable):
     def _train_here(
         self, config: RunConfig, run: RunDirectory, lease: Lease, task: dict[str, Any]
     ) -> tuple[str, str]:
-        dataset = self._dataset = self._dataset or self._load(config)
+        dataset = self._dataset_of(config)
         if config.training.is_same_on_any_workers:
             provenance.check_same_kind(self._shop.ground.hardware, provenance.hardware(config))
         control = Control(Workers(), config.training.checkpoint_every_steps)
@@ -114,7 +121,7 @@ class TrialProcess(tune.Trainable):
             with in_touch(lambda: self._line.ask("beat", self._task), control):
                 outcome = self._fit(config, place)
         ground = Ground.here(config, dataset)
-        record_end(config, run, outcome, lease.fence, ground, place.hosts)
+        record_end(config, run, outcome, lease.fence, ground, place.hosts, self._note)
         return outcome.status, outcome.reason
 
     def _fit(self, config: RunConfig, place: Place) -> Outcome:
@@ -149,7 +156,7 @@ class TrialProcess(tune.Trainable):
         reason = watcher.tell_committed(run, task["epoch"]) or task["verdict"]
         if reason and purpose == "trial":
             outcome = Outcome("stopped", newest_counters(run), reason)
-            record_end(config, run, outcome, lease.fence, ground, hosts=())
+            record_end(config, run, outcome, lease.fence, ground, (), self._note)
             return "stopped", reason
         with tempfile.TemporaryDirectory(prefix="distcnn-trial-") as folder:
             started = time.time()
@@ -160,8 +167,13 @@ class TrialProcess(tune.Trainable):
             return ("completed", "") if "test" in results else ("failed", results["reason"])
         return results["status"], results["reason"]
 
+    def _dataset_of(self, config: RunConfig) -> Dataset:
+        """Loaded once by each process."""
+        self._dataset = self._dataset or self._load(config)
+        return self._dataset
+
     def _load(self, config: RunConfig) -> Dataset:
-        dataset = load(config.data.source, config.data.directory, self._note)
+        dataset = load_data(config, self._note)
         if dataset.sha256 != self._shop.ground.data_sha256:
             raise UserError(
                 f"this node has other data ({dataset.sha256[:12]}...) than the sweep began with"

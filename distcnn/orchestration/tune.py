@@ -15,6 +15,7 @@ from distcnn.location import Location
 from distcnn.orchestration import session
 from distcnn.orchestration.launch import Decided, on_cluster
 from distcnn.progress import WorkersReport
+from distcnn.report.write import write_report_of_ended
 from distcnn.run_directory.lease import Lease, refuse_if_held_here
 from distcnn.run_directory.run import RunDirectory, exit_code_of, leased
 from distcnn.sweep.directory import SweepDirectory, new_sweep_directory
@@ -153,10 +154,9 @@ def _search(
     else:
         view.note(f"Plan: {_plan(sweep, at_a_time, connected)}")
     desk = Desk(study, directory, view)
+    shop = Shop(directory, decided.ground, sweep.config.claim)
     try:
-        signal_number = drive(
-            desk, at_a_time, sweep.base, Shop(directory, decided.ground), connected.folder
-        )
+        signal_number = drive(desk, at_a_time, sweep.base, shop, connected.folder)
     except Exception as error:
         # What is known is worth having; and what is wrong may be the storage itself.
         with suppress(OSError, UserError):
@@ -173,6 +173,7 @@ def _search(
         ledger.close()
     lease.fence.check()
     result = _conclude(study, desk, directory, signal_number)
+    write_report_of_ended(directory.path, view.note)
     if result.results["status"] == "failed" and connected.is_embedded:
         connected.keep_logs(directory.ray_logs)
         view.note(f"The trials' logs are kept in {directory.ray_logs}")
@@ -311,7 +312,9 @@ def _conclude(
         if study.winner_is_finalized:
             # Chosen within the trial by validation accuracy, whichever metric chose the trial.
             results["best"]["chosen"] = {**of_run["chosen"], "val": of_run["val"]["accuracy"]}
-            results["best"]["test"] = {"accuracy": of_run["test"]["accuracy"]}
+            measures = ("accuracy", "accuracy_interval_95")
+            tested = of_run.get("test", {})
+            results["best"]["test"] = {n: tested[n] for n in measures if n in tested}
         config = desk.config_of(winner)
         directory.write_best(config.model_copy(update={"name": f"{study.sweep.config.name}-best"}))
     directory.write_results(results)

@@ -57,6 +57,7 @@ def test_article_is_the_article():
         "pool_stride": None,
         "activation": "relu",
         "batch_norm": True,
+        "initial_scale": 1.0,
     }
     assert (config.optimizer.name, config.optimizer.lr) == ("adam", 0.001)
     assert config.optimizer.weight_decay == 0

@@ -49,7 +49,7 @@ def run_trial(
             raise error
 
         monkeypatch.setattr(trial, "fit_or_fail", raises)
-        monkeypatch.setattr(trial, "load", lambda *arguments: tiny_dataset)
+        monkeypatch.setattr(trial, "load_data", lambda *arguments: tiny_dataset)
         desk = Desk(tiny_config)
         monkeypatch.setattr(trial, "Line", lambda address: desk)
         directory = SweepDirectory(tmp_path)
