@@ -29,10 +29,12 @@ from distcnn.errors import UsageError, UserError
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
     from distcnn.orchestration.tune import SweepResult
-    from distcnn.run_directory.run import RunResult
+    from distcnn.run_directory.checkpoints import CheckpointRecord
+    from distcnn.run_directory.run import RunDirectory, RunResult
 
 _INTERRUPTED = 130
 _NUM_READERS = 8
+_FORMATS = ("onnx", "torch-export", "safetensors")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,6 +148,23 @@ def _parser() -> argparse.ArgumentParser:
         help="the images to evaluate on (default: %(default)s; choose nothing by the test split)",
     )
     evaluate.add_argument("--json", action="store_true", help="print all measures as JSON")
+
+    report = add_verb(verbs, "report", _report, "make the page of a run or a sweep: report.html")
+    report.add_argument("run", type=a_location, metavar="RUN", help=f"{RUN_HELP}; or a sweep's")
+
+    predict = add_verb(verbs, "predict", _predict, "say what a run's network takes pictures for")
+    predict.add_argument("run", type=a_location, metavar="RUN", help=RUN_HELP)
+    predict.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURE", help="image files, or folders of them"
+    )
+    predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
+
+    export = add_verb(verbs, "export", _export, "write a run's network for other programs")
+    export.add_argument("run", type=a_location, metavar="RUN", help=RUN_HELP)
+    export.add_argument("--format", choices=_FORMATS, required=True, help="of the file")
+    export.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to (default: named as the run, here)"
+    )
 
     describe = add_verb(verbs, "describe", _describe, "print the layer table of a config's network")
     add_config(describe, default="local")
@@ -296,6 +315,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from distcnn.progress import watcher
     from distcnn.summary import print_measured
     from distcnn.training import evaluation
+    from distcnn.training.chosen import choose_checkpoint
     from distcnn.training.resolve import resolve
     from distcnn.workers import Workers
 
@@ -304,12 +324,64 @@ def _evaluate(options: argparse.Namespace) -> int:
         workers={"count": 1, "min": None, "max": None, "gpus": None}
     )
     config, dataset = resolve(config, watcher())
-    record = evaluation.choose_checkpoint(run)
+    record = choose_checkpoint(run)
+    if config.workload is not None:
+        return _evaluate_workload(options, config, run, record)
     _, measured = evaluation.evaluate(config, run, record, dataset, [options.split], Workers())
     if options.json:
         print(json.dumps({"split": options.split, "step": record.step} | measured[options.split]))
     else:
         print_measured(options.split, record.epoch, dataset.class_names, measured[options.split])
+    return 0
+
+
+def _evaluate_workload(
+    options: argparse.Namespace, config: RunConfig, run: RunDirectory, record: CheckpointRecord
+) -> int:
+    from distcnn.summary import print_logged
+    from distcnn.training.workload_evaluation import evaluate_workload
+
+    _, measured = evaluate_workload(config, run, record, [options.split])
+    logged = measured.get(options.split)
+    if logged is None:
+        raise UsageError(f"the data of {config.workload} have no test_dataloader")
+    if options.json:
+        print(json.dumps({"split": options.split, "step": record.step} | logged))
+    else:
+        print_logged(record.epoch, logged)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from distcnn.report.write import write_report
+
+    print(write_report(options.run.absolute()))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from distcnn.data.pictures import find_pictures
+    from distcnn.run_directory.run import open_run
+
+    run, pictures = open_run(options.run), list(find_pictures(options.pictures))
+    from distcnn.training.predict import predict
+
+    for prediction in predict(run, pictures):
+        print(json.dumps(prediction.plain) if options.json else prediction, flush=True)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from distcnn.run_directory.run import open_run
+
+    run = open_run(options.run)
+    from distcnn.training.export import export
+
+    exported = export(run, options.format, options.output)
+    print(
+        f"{exported.path}: as the original on {exported.num_images} pictures of the test split"
+        f" (greatest difference of a score: {exported.difference:.1e})"
+    )
     return 0
 
 

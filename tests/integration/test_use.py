@@ -1,0 +1,120 @@
+"""A trained network in use: on people's pictures, and in other programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from distcnn.data.dataset import load
+from distcnn.run_directory.run import RunDirectory
+from tests.integration.runs import distcnn, finish
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Some validation images of the synthetic set, as people have pictures."""
+    images = load("synthetic", None, lambda message: None).train_images[:40]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def guesses(run: Path, *pictures: Path) -> list[list[str]]:
+    """The labels of each picture's guesses, the likeliest first."""
+    said = finish(distcnn("predict", run, *pictures, "--json"))
+    told = [json.loads(line) for line in said.splitlines()]
+    assert all(
+        1 >= each["guesses"][0]["probability"] >= each["guesses"][2]["probability"] >= 0
+        for each in told
+    )
+    return [[guess["label"] for guess in each["guesses"]] for each in told]
+
+
+def test_pictures_of_any_size_and_polarity_are_recognised(undisturbed: Path, pictures: Path):
+    dataset = load("synthetic", None, lambda message: None)
+    labels = [dataset.class_names[label] for label in dataset.train_labels[:40]]
+    plain = [best for best, *_ in guesses(undisturbed, pictures)]
+    assert sum(np.array(plain) == np.array(labels)) >= 28, "it has learned what it was trained on"
+    changed = pictures.parent / "changed"
+    changed.mkdir()
+    for file in sorted(pictures.iterdir()):
+        inverted = ImageOps.invert(Image.open(file))
+        coloured = inverted.resize((280, 280), Image.Resampling.BICUBIC).convert("RGB")
+        coloured.save(changed / f"{file.stem}.jpg", quality=95)
+    large = [best for best, *_ in guesses(undisturbed, changed)]
+    assert sum(np.array(large) == np.array(plain)) >= 28
+
+
+def test_a_picture_is_told_on_a_line(undisturbed: Path, pictures: Path):
+    said = finish(distcnn("predict", undisturbed, pictures / "00.png"))
+    assert said.count("\n") == 1
+    assert said.startswith(f"{pictures / '00.png'}: ")
+    assert said.count("%") == 3
+
+
+def test_what_is_no_picture_is_told(undisturbed: Path, tmp_path: Path):
+    text = tmp_path / "notes.png"
+    text.write_text("not a picture")
+    assert "cannot be read as a picture" in finish(distcnn("predict", undisturbed, text), 1)
+    missing = finish(distcnn("predict", undisturbed, tmp_path / "none.png"), 2)
+    assert "there is no picture" in missing
+    (tmp_path / "empty").mkdir()
+    assert "holds no picture" in finish(distcnn("predict", undisturbed, tmp_path / "empty"), 2)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export", "safetensors"])
+def test_an_export_is_used_without_the_project(format: str, undisturbed: Path, tmp_path: Path):
+    path = tmp_path / "network"
+    command = distcnn("export", undisturbed, "--format", format, "--output", path)
+    assert "as the original on" in finish(command)
+    predictions = RunDirectory(undisturbed).read_predictions()
+    assert predictions is not None
+    images = predictions.mistake_images[:5, None] / np.float32(255)
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-c", USES[format], path, tmp_path / "images.npy"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    expected = predictions.probabilities[predictions.mistakes[:5]].argmax(axis=1)
+    assert json.loads(done.stdout) == expected.tolist()
+
+
+USES = {
+    "onnx": """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+scores = session.run(["scores"], {"images": numpy.load(sys.argv[2])})[0]
+print(scores.argmax(axis=1).tolist())
+assert "distcnn" not in sys.modules
+""",
+    "torch-export": """
+import sys, numpy, torch
+network = torch.export.load(sys.argv[1]).module()
+print(network(torch.from_numpy(numpy.load(sys.argv[2]))).argmax(dim=1).tolist())
+assert "distcnn" not in sys.modules
+""",
+    "safetensors": """
+import sys, numpy, torch
+from collections import OrderedDict
+from safetensors.torch import load_file
+from torch import nn
+network = nn.Sequential(OrderedDict(
+    conv1=nn.Conv2d(1, 16, 5, padding=2), norm1=nn.BatchNorm2d(16), a=nn.ReLU(), b=nn.MaxPool2d(2),
+    conv2=nn.Conv2d(16, 32, 5, padding=2), norm2=nn.BatchNorm2d(32), c=nn.ReLU(), d=nn.MaxPool2d(2),
+    e=nn.Flatten(), fc=nn.Linear(1568, 10))).eval()
+network.load_state_dict(load_file(sys.argv[1]))
+print(network(torch.from_numpy(numpy.load(sys.argv[2]))).argmax(dim=1).tolist())
+assert "distcnn" not in sys.modules
+""",
+}
