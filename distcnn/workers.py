@@ -97,8 +97,9 @@ class Workers:
 
     def part(self) -> None:
         """Have nothing more to say to the others."""
-        if self.count > 1:
-            self._joined_by.close()
+        if self.collectives is not None:
+            self.collectives.close()
+            self.collectives = None
 
     @property
     def _joined_by(self) -> Collectives:

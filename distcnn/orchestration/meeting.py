@@ -50,7 +50,13 @@ def find_store(address: str, count: int) -> distributed.TCPStore:
 
 
 def join(
-    store: distributed.Store, rank: int, pids: Sequence[int], *, use_gpu: bool, on_one_host: bool
+    store: distributed.Store,
+    rank: int,
+    pids: Sequence[int],
+    *,
+    use_gpu: bool,
+    on_one_host: bool,
+    is_lightnings: bool,
 ) -> Collectives:
     """Join the others in the fastest way.
 
@@ -60,8 +66,9 @@ def join(
         pids: the workers' processes, by rank.
         use_gpu: whether they compute on GPUs, one each.
         on_one_host: whether all of them are.
+        is_lightnings: whether Lightning adds up, which knows torch's process groups alone.
     """
-    if on_one_host and not use_gpu:
+    if on_one_host and not use_gpu and not is_lightnings:
         by_memory = HostCollectives(distributed.PrefixStore("memory", store), rank, pids)
         if by_memory.can_share():
             return by_memory

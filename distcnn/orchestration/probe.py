@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import distcnn
+from distcnn import workload
 from distcnn.config import RunConfig
 from distcnn.data import dataset, fashion_mnist
 from distcnn.errors import UserError
@@ -131,6 +132,9 @@ def _try_storage(storage: Location, name: str) -> str:
 def _look_at_data(config: RunConfig) -> tuple[str, str, str]:
     """Where the data are on this node, what is wrong with them, and their digest."""
     try:
+        if config.workload is not None:
+            workload.find(config.workload)
+            return f"{config.workload} is there", "", ""
         if config.data.source == "synthetic":
             loaded = dataset.load("synthetic", None, lambda _: None)
             return "synthetic, drawn", "", loaded.sha256
@@ -194,7 +198,9 @@ class ProbeWorker:
         torch.set_num_threads(threads)
         count = len(pids)
         store = self._store or find_store(address, count)
-        together = join(store, self._rank, pids, use_gpu=use_gpu, on_one_host=on_one_host)
+        together = join(
+            store, self._rank, pids, use_gpu=use_gpu, on_one_host=on_one_host, is_lightnings=False
+        )
         vector = torch.empty(_MEASURED_BYTES // 4, device="cuda" if use_gpu else "cpu")
         in_turn = InTurn(count)
         rounds, began, elapsed = -1, 0.0, 0.0  # The first one does not count: it sets up.

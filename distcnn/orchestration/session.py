@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distcnn import workload
 from distcnn.cluster.request import Node
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
@@ -63,7 +64,7 @@ _KEPT_LOGS = ("worker-*.err", "worker-*.out", "train/*.log")
 _OBJECT_STORE_BYTES = 80 * 2**20
 _KNOCK_SECONDS = 10.0
 # Folders, which are looked for on every node.
-FOLDERS = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR")
+FOLDERS = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR", workload.FOLDER)
 # Ray adds 65 characters for its sockets; the system takes 107.
 _LONGEST_FOLDER = 40
 

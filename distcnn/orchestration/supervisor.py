@@ -292,5 +292,5 @@ def _give_up(job: Job, status: Any, reason: str, signal_number: int | None = Non
     outcome = Outcome(status, newest_counters(job.run), reason)
     if job.purpose == "winner":  # Its results tell of its training, which has ended before.
         return RunResult(job.run, {"status": status, "reason": reason}, signal_number)
-    results = record_end(job.config, job.run, outcome, fence, job.ground, hosts=())
+    results = record_end(job.config, job.run, outcome, fence, job.ground, (), job.watcher.note)
     return RunResult(job.run, results, signal_number)

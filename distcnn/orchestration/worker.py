@@ -19,7 +19,6 @@ from torch import distributed
 
 from distcnn.collectives import PeerError
 from distcnn.config import RunConfig
-from distcnn.data.dataset import load
 from distcnn.errors import UserError
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.failures import WorkerError
@@ -37,9 +36,10 @@ from distcnn.training import provenance
 from distcnn.training.control import Control
 from distcnn.training.finalize import finalize
 from distcnn.training.fit import OutOfMemoryError, fit
-from distcnn.training.keeper import REPORT_EVERY_STEPS
+from distcnn.training.meter import REPORT_EVERY_STEPS
 from distcnn.training.place import Place
 from distcnn.training.provenance import Ground
+from distcnn.training.resolve import load_data
 from distcnn.training.results import record_end, recorded_outcome
 from distcnn.workers import Workers
 
@@ -93,7 +93,7 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
     trial = control if assignment.purpose == "trial" else None
     watcher = PostingWatcher(line, trial) if workers.is_first else _SilentWatcher()
     # Before the workers meet, who then wait for each other: it may have to be downloaded here.
-    dataset = load(config.data.source, config.data.directory, watcher.note)
+    dataset = load_data(config, watcher.note)
     if dataset.sha256 != assignment.data_sha256:
         raise UserError(
             f"{socket.gethostname()} has other data ({dataset.sha256[:12]}...) than this run is"
@@ -101,7 +101,7 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
         )
     if config.training.is_same_on_any_workers:
         provenance.check_same_kind(assignment.hardware, provenance.hardware(config))
-    processes = _meet(line, workers, use_gpu=bool(config.workers.gpus))
+    processes = _meet(line, workers, config)
     hosts = tuple(process.host for process in processes)
     place = Place(
         run, assignment.fence, dataset, control, watcher, assignment.waiting_since, workers, hosts
@@ -132,12 +132,12 @@ def _train(assignment: Assignment, workers: Workers, line: MailboxLine) -> dict[
             results = finalize(config, place, outcome)
         elif workers.is_first:
             ground = Ground.here(config, dataset)
-            results = record_end(config, run, outcome, place.fence, ground, hosts)
+            results = record_end(config, run, outcome, place.fence, ground, hosts, watcher.note)
     workers.part()
     return results
 
 
-def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProcess]:
+def _meet(line: MailboxLine, workers: Workers, config: RunConfig) -> list[WorkerProcess]:
     """Have the workers joined; where each of them runs, by rank."""
     node_id = ray.get_runtime_context().get_node_id()
     process = WorkerProcess(workers.rank, socket.gethostname(), node_id, os.getpid())
@@ -159,8 +159,9 @@ def _meet(line: MailboxLine, workers: Workers, use_gpu: bool) -> list[WorkerProc
             store or find_store(address, workers.count),
             workers.rank,
             [process.pid for process in processes],
-            use_gpu=use_gpu,
+            use_gpu=bool(config.workers.gpus),
             on_one_host=len({process.node_id for process in processes}) == 1,
+            is_lightnings=config.workload is not None,
         )
     return processes
 

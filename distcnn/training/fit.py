@@ -11,7 +11,8 @@ from distcnn.config import RunConfig
 from distcnn.data.module import ImageDataModule
 from distcnn.errors import UserError
 from distcnn.module import ImageClassifier
-from distcnn.training.keeper import RunKeeper, TrainingEndedError
+from distcnn.training.keeper import RunKeeper
+from distcnn.training.meter import TrainingEndedError
 from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
 from distcnn.training.process import build_trainer, prepare_process
@@ -48,6 +49,10 @@ def fit(config: RunConfig, place: Place) -> Outcome:
         LeaseLostError: a later attempt has taken the run over.
         OSError: the run directory cannot be written (any more).
     """
+    if config.workload is not None:
+        from distcnn.training.workload_fit import fit_workload
+
+        return fit_workload(config, place)
     device = prepare_process(config)
     data = ImageDataModule(place.dataset, config, device, place.workers)
     num_steps = config.training.epochs * data.order.steps_per_epoch

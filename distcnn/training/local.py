@@ -98,7 +98,7 @@ def _attempt(
             assert results is not None, "there is one worker, the first"
             return RunResult(run, results)
         ground = Ground.here(config, dataset)
-        results = record_end(config, run, outcome, place.fence, ground, place.hosts)
+        results = record_end(config, run, outcome, place.fence, ground, place.hosts, watcher.note)
         return RunResult(run, results, outcome.signal_number)
 
 

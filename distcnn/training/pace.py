@@ -23,11 +23,14 @@ _BESIDES = 1.15
 
 
 def seconds_per_image(configs: Sequence[RunConfig]) -> list[float]:
-    """What an image costs each of them in training, about; nothing where one lacks the memory.
+    """What an image costs each of them in training, about; nothing where one lacks the memory, or
+    trains a workload of its own.
 
     Args:
         configs: resolved.
     """
+    if any(config.workload for config in configs):
+        return []  # Whose steps are not ours to try.
     try:
         return [_seconds_per_image(config) for config in configs]
     except RuntimeError as error:

@@ -31,6 +31,8 @@ def decide(config: RunConfig, device: torch.device) -> tuple[Precision, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", f"{name} has bfloat16 units"
         return "32-true", f"{name} has no bfloat16 units"
+    if config.workload is not None:
+        return "32-true", "nobody knows what a workload of one's own is faster with"
     units = bf16_units()
     if units:
         return "bf16-mixed", f"the CPU has bfloat16 units ({', '.join(units)})"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from distcnn import workload
 from distcnn.config import RunConfig
-from distcnn.data.dataset import Dataset, load
+from distcnn.data.dataset import Dataset, load, unknown
 from distcnn.data.order import divide
 from distcnn.errors import UserError
 from distcnn.progress import Watcher
@@ -20,8 +22,9 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
     Raises:
         UserError: the data cannot be had, or GPUs are asked for that are not here.
     """
-    dataset = load(config.data.source, config.data.directory, watcher.note)
-    divide(dataset.train_labels, config)  # What does not fit is to be told before a run is made.
+    dataset = load_data(config, watcher.note)
+    if config.workload is None:
+        divide(dataset.train_labels, config)  # What does not fit is told before a run is made.
     workers = config.workers
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = int(num_gpus >= workers.least) if workers.gpus is None else workers.gpus
@@ -38,7 +41,20 @@ def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
         chosen, reason = precision.decide(config, device)
         watcher.note(f"Precision: {chosen}, since {reason}")
     cpus = workers.cpus or _share_by_default(config)
-    return with_decisions(config, dataset.name, chosen, cpus, gpus), dataset
+    source = config.data.source if config.workload else dataset.name
+    return with_decisions(config, source, chosen, cpus, gpus), dataset
+
+
+def load_data(config: RunConfig, notify: Callable[[str], None]) -> Dataset:
+    """The data of a run; of a workload, which loads its own, their name alone.
+
+    Raises:
+        UserError: they cannot be had, or there is no such workload.
+    """
+    if config.workload is not None:
+        workload.find(config.workload)
+        return unknown(config.workload)
+    return load(config.data.source, config.data.directory, notify)
 
 
 def _share_by_default(config: RunConfig) -> float:

@@ -20,7 +20,7 @@ from distcnn.run_directory.run import RunDirectory
 Tensors = dict[str, torch.Tensor]
 
 # The numbers travel as the bytes of a JSON text, in a tensor of their own.
-_COUNTERS = "counters"
+COUNTERS = "counters"
 
 
 @dataclass
@@ -56,14 +56,13 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """The checkpoint's content."""
-        text = json.dumps(asdict(self.counters)).encode()
         groups = {"network": self.network, "optimizer": self.optimizer, "average": self.average}
         tensors: Tensors = {
             f"{group}.{name}": tensor.detach().cpu().contiguous()
             for group, members in groups.items()
             for name, tensor in members.items()
         }
-        tensors[_COUNTERS] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        tensors[COUNTERS] = as_tensor(asdict(self.counters))
         return save_safetensors(tensors)
 
     @classmethod
@@ -71,19 +70,33 @@ class Snapshot:
         """What `encode` was given, on the CPU."""
         tensors = load_safetensors(content)
         return cls(
-            counters=Counters(**json.loads(bytes(tensors[_COUNTERS].tolist()))),
+            counters=_counters(tensors),
             network=_group(tensors, "network"),
             optimizer=_group(tensors, "optimizer"),
             average=_group(tensors, "average"),
         )
 
 
+def as_tensor(plain: object) -> torch.Tensor:
+    """Plain values as the bytes of a JSON text."""
+    return torch.frombuffer(bytearray(json.dumps(plain).encode()), dtype=torch.uint8)
+
+
+def from_tensor(tensor: torch.Tensor) -> Any:
+    """What `as_tensor` was given."""
+    return json.loads(bytes(tensor.tolist()))
+
+
 def newest_counters(run: RunDirectory) -> Counters:
     """How far a run has come, by its newest checkpoint; nowhere if there is none that is whole."""
     records = run.read_checkpoints()
     with suppress(CheckpointDamagedError, IndexError):
-        return Snapshot.decode(read_checkpoint(run.checkpoints, records[-1])).counters
+        return _counters(load_safetensors(read_checkpoint(run.checkpoints, records[-1])))
     return Counters()
+
+
+def _counters(tensors: Tensors) -> Counters:
+    return Counters(**from_tensor(tensors[COUNTERS]))
 
 
 def _group(tensors: Tensors, group: str) -> Tensors:

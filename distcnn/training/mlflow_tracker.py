@@ -1,0 +1,70 @@
+"""MLflow: a run of ours is a run there, on the server that MLFLOW_TRACKING_URI names."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from distcnn.config import RunConfig
+from distcnn.files import read_json, write_atomically
+from distcnn.run_directory.metrics_log import Row
+from distcnn.run_directory.run import RunDirectory
+from distcnn.training.trackers import flat, measures_of
+
+# Ours are sent in the background, and a server that is away is not waited for at the end: by
+# default it would be tried for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+_STATUSES = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+class MlflowTracker:
+    """One run; which one it is there is kept in the run directory, and gone on with."""
+
+    def __init__(self, run: RunDirectory, config: RunConfig) -> None:
+        self._client = MlflowClient()
+        path = run.path / "mlflow.json"
+        if path.exists():
+            self._id: str = read_json(path)["run_id"]
+            self._client.update_run(self._id, status="RUNNING")
+            return
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "distcnn")
+        began = self._client.create_run(
+            _experiment(self._client, experiment), run_name=run.path.name
+        )
+        self._id = began.info.run_id
+        params = [Param(name, str(value)) for name, value in flat(config.to_plain()).items()]
+        self._client.log_batch(self._id, params=params, tags=[RunTag("directory", str(run.path))])
+        write_atomically(path, json.dumps({"run_id": self._id}).encode())
+
+    def row(self, row: Row) -> None:
+        """As metrics of that step."""
+        step = int(row["step"] or 0)
+        self._log({n: float(v) for n, v in row.items() if n != "step" and v is not None}, step)
+
+    def end(self, results: dict[str, Any]) -> None:
+        """As metrics, and the run's status."""
+        self._log(measures_of(results), step=0)
+        self._client.set_terminated(self._id, _STATUSES[results["status"]])
+
+    def close(self) -> None:
+        """All has been sent."""
+
+    def _log(self, measures: dict[str, float], step: int) -> None:
+        now = int(1000 * time.time())
+        metrics = [Metric(name, value, now, step) for name, value in measures.items()]
+        self._client.log_batch(self._id, metrics=metrics)
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    return found.experiment_id if found else client.create_experiment(name)
+
+
+TRACKER = MlflowTracker

@@ -1,0 +1,40 @@
+"""Errors of people's own code, shown as theirs: their lines, and not those that lead to them."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import distcnn
+from distcnn.errors import UserError
+
+_OURS = str(Path(distcnn.__file__).parent)
+_LIBRARIES = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages", "<frozen")
+
+
+class UserCodeError(UserError):
+    """Something raised in the module, the data or the factory of a workload."""
+
+
+@contextmanager
+def shown_as_theirs(workload: str) -> Generator[None]:
+    """Turn what people's code raises into an error that shows their part of the way to it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if not _is_foreign(frame.filename)]
+        if not theirs:
+            raise  # It is ours, or a library's.
+        what = "".join(traceback.format_exception_only(error)).rstrip()
+        way = "".join(traceback.format_list(theirs)).rstrip()
+        raise UserCodeError(f"{workload} raised:\n{way}\n{what}") from error
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith(_OURS) or any(part in file for part in _LIBRARIES)

@@ -1,0 +1,50 @@
+"""Weights & Biases: a run of ours is a run there, of the account that WANDB_API_KEY names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from distcnn.config import RunConfig
+from distcnn.files import read_json, write_atomically
+from distcnn.run_directory.metrics_log import Row
+from distcnn.run_directory.run import RunDirectory
+from distcnn.training.trackers import flat, measures_of
+
+
+class WandbTracker:
+    """One run; which one it is there is kept in the run directory, and gone on with."""
+
+    def __init__(self, run: RunDirectory, config: RunConfig) -> None:
+        path = run.path / "wandb.json"
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "distcnn"),
+            id=read_json(path)["run_id"] if path.exists() else None,
+            resume="allow",
+            name=run.path.name,
+            config=flat(config.to_plain()),
+            dir=run.path if isinstance(run.path, Path) else None,
+            # Its own notes would stand among ours, and our output is no part of a result.
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        write_atomically(path, json.dumps({"run_id": self._run.id}).encode())
+
+    def row(self, row: Row) -> None:
+        """As metrics of that step."""
+        measures = {n: v for n, v in row.items() if n != "step" and v is not None}
+        self._run.log(measures, step=int(row["step"] or 0))
+
+    def end(self, results: dict[str, Any]) -> None:
+        """As the run's summary."""
+        self._run.summary.update({**measures_of(results), "status": results["status"]})
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+TRACKER = WandbTracker

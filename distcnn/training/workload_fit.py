@@ -1,0 +1,297 @@
+"""Training somebody's own LightningModule on their data, by Lightning's own loop.
+
+What makes it go on exactly: every epoch begins with a seed of its own, and a checkpoint is written
+at the end of each epoch. One that was begun when a run was stopped is trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
+
+from distcnn import workload
+from distcnn.collector import long_lived_objects_spared
+from distcnn.config import RunConfig
+from distcnn.errors import UserError
+from distcnn.training.books import open_books
+from distcnn.training.control import Decision
+from distcnn.training.meter import REPORT_EVERY_STEPS, Measured, Meter, TrainingEndedError
+from distcnn.training.outcome import Outcome
+from distcnn.training.place import Place
+from distcnn.training.process import prepare_process
+from distcnn.training.snapshot import Counters, weights_sha256
+from distcnn.training.tree import TreeSnapshot
+from distcnn.training.user_code import shown_as_theirs
+from distcnn.workers import Workers
+
+
+def fit_workload(config: RunConfig, place: Place) -> Outcome:
+    """Train from the newest committed checkpoint, or from the start, to the end.
+
+    Args:
+        config: resolved, with a workload.
+        place: where.
+
+    Raises:
+        UserCodeError: their code raised; told with their lines.
+        UserError: it does not log what checkpoints are chosen by, ...
+    """
+    assert config.workload is not None
+    prepare_process(config)
+    with shown_as_theirs(config.workload):
+        pl.seed_everything(config.seed, verbose=False)
+        work = workload.make(config)
+        with closing(_Keeper(config, place)) as keeper:
+            if keeper.is_finished:
+                return Outcome("completed", keeper.counters)
+            trainer = build_workload_trainer(config, place.workers, keeper)
+            try:
+                with long_lived_objects_spared():
+                    trainer.fit(
+                        work.module,
+                        datamodule=_seeded(work.data, keeper),
+                        ckpt_path="newest" if keeper.state.newest else None,
+                        weights_only=False,  # Of a file; ours are never one, and hold no pickle.
+                    )
+            except TrainingEndedError as ended:
+                return ended.outcome
+            finally:
+                place.watcher.end()
+            return Outcome("completed", keeper.counters)
+
+
+def build_workload_trainer(
+    config: RunConfig, workers: Workers, keeper: _Keeper | None = None
+) -> pl.Trainer:
+    """Lightning's own, in one of the workers' processes."""
+    assert config.training.precision != "auto", "decided before training"
+    return pl.Trainer(
+        accelerator="gpu" if config.workers.gpus else "cpu",
+        devices=1,
+        num_nodes=workers.count,
+        strategy=DDPStrategy() if workers.count > 1 else "auto",
+        plugins=[_Met(workers), *([keeper.state] if keeper else [])],
+        precision=config.training.precision,
+        max_epochs=config.training.epochs,
+        callbacks=[keeper] if keeper else [],
+        # Each epoch's loader is made after the epoch has been given its seed.
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=keeper is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+class _Met(LightningEnvironment):
+    """Workers that have met already, each with a device of its own, as Lightning counts nodes."""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
+        self.set_world_size(workers.count)
+        self.set_global_rank(workers.rank)
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def node_rank(self) -> int:
+        return self._workers.rank
+
+    def local_rank(self) -> int:
+        return 0
+
+
+class _State(CheckpointIO):
+    """Where Lightning puts its state, and finds it again: no file.
+
+    Attributes:
+        newest: its state; None before the first.
+    """
+
+    def __init__(self, newest: dict[str, Any] | None) -> None:
+        self.newest = newest
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: object, storage_options: object = None
+    ) -> None:
+        """Keep it."""
+        self.newest = checkpoint
+
+    def load_checkpoint(
+        self, path: object, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Give it back."""
+        assert self.newest is not None, "asked for where there is one"
+        return self.newest
+
+    def remove_checkpoint(self, path: object) -> None:
+        """There is no file."""
+
+
+def _seeded(data: pl.LightningDataModule, keeper: _Keeper) -> pl.LightningDataModule:
+    """The same data, whose training loader is made with the epoch's seed."""
+
+    class Seeded(type(data)):
+        def train_dataloader(self) -> Any:
+            keeper.seed_epoch()
+            return super().train_dataloader()
+
+    Seeded.__qualname__ = type(data).__qualname__  # By which Lightning keeps its state.
+    data.__class__ = Seeded
+    return data
+
+
+class _Keeper(Checkpoint):
+    """Keeps a workload's counters and state, and has the books written."""
+
+    def __init__(self, config: RunConfig, place: Place) -> None:
+        """Begin where the newest committed checkpoint stands, as the worker that reads it tells."""
+        self._config, self._place = config, place
+        self._books = open_books(place, config)
+        content = place.workers.broadcast(self._books.newest_checkpoint())
+        restored = TreeSnapshot.decode(content) if content else None
+        self.state = _State(restored.state if restored else None)
+        self.counters = restored.counters if restored else Counters()
+        self._meter = Meter(config, place, self._books, self.counters, self._learning_rate)
+        self._trainer: pl.Trainer | None = None
+        self._has_begun = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self._meter.is_finished
+
+    @property
+    def global_step(self) -> int:
+        """Steps done since the start of the run."""
+        return self._meter.global_step
+
+    def seed_epoch(self) -> None:
+        """Have what is random in an epoch depend on the run's seed, the epoch and the worker."""
+        text = f"{self._config.seed} {self.counters.epoch} {self._place.workers.rank}"
+        digest = hashlib.sha256(text.encode()).digest()
+        pl.seed_everything(int.from_bytes(digest[:4], "little"), verbose=False)
+
+    def close(self) -> None:
+        """End the attempt's writing."""
+        self._books.close()
+
+    # Lightning's hooks, in the order in which they are called.
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what lies ahead.
+
+        Raises:
+            UserError: nobody knows how long an epoch is.
+        """
+        self._trainer = trainer
+        if not math.isfinite(trainer.num_training_batches):
+            raise UserError(
+                f"the training loader of {self._config.workload} has no length; give its dataset"
+                " one, so that an epoch has an end"
+            )
+        self._meter.steps_per_epoch = int(trainer.num_training_batches)
+        self._place.watcher.begin(self._config.training.epochs, self._meter.steps_per_epoch)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of training."""
+        self.seed_epoch()
+        if not self._has_begun:
+            # Lightning makes an epoch's iterator now, which draws random numbers; but that of an
+            # attempt's first epoch it has made before. An epoch has to begin alike in both.
+            iter(cast(Iterable[Any], trainer.fit_loop._data_fetcher))  # pyright: ignore[reportPrivateUsage]
+            self._has_begun = True
+        self._meter.start_clock()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """A step boundary."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if not isinstance(loss, torch.Tensor):
+            raise UserError(f"training_step of {self._config.workload} has to return its loss")
+        self._meter.count_step(loss.detach(), _num_samples(batch) * self._place.workers.count)
+        if self.counters.step == self._meter.steps_per_epoch:
+            return  # The end of the epoch is a boundary of its own, once it is validated.
+        if self.counters.step % REPORT_EVERY_STEPS == 0:
+            self._meter.report_steps()
+        # Nothing is saved here, so nothing but the wish to stop is of interest.
+        self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock of training."""
+        self._meter.read_losses()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The boundary at the end of an epoch, after all other callbacks."""
+        measured = self._measured(trainer, pl_module.device)
+        report = self._meter.end_epoch(measured)
+        trainer.save_checkpoint("newest")
+        self._save(pl_module, measured.accuracy)
+        self._place.watcher.epoch(report)
+        if self.is_finished:
+            trainer.should_stop = True
+        else:
+            self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
+
+    # What the hooks are made of.
+
+    def _measured(self, trainer: pl.Trainer, device: torch.device) -> Measured:
+        """What the module has logged, averaged over the workers: all decide by the same."""
+        logged = trainer.callback_metrics
+        missing = [name for name in ("val/loss", "val/accuracy") if name not in logged]
+        if missing:
+            there = ", ".join(sorted(logged)) or "nothing"
+            raise UserError(
+                f"{self._config.workload} does not log {' and '.join(missing)} in its validation,"
+                f" by which checkpoints are chosen (it logs {there}). Log them there:"
+                ' self.log("val/accuracy", ...), whatever more of is better'
+            )
+        own = torch.stack([logged["val/loss"], logged["val/accuracy"]]).float().to(device)
+        loss, accuracy = self._place.workers.gather(own[None]).mean(dim=0).tolist()
+        if not math.isfinite(loss):
+            raise self._meter.diverged(f"val/loss became {loss} at step {self.global_step}")
+        return Measured(loss, accuracy)
+
+    def _save(self, module: pl.LightningModule, val_accuracy: float) -> None:
+        if self._place.workers.is_first:
+            assert self.state.newest is not None, "Lightning has just kept it"
+            content = TreeSnapshot(self.counters, self.state.newest).encode()
+            digests = {"weights_sha256": weights_sha256(module.state_dict())}
+            self._books.commit(
+                content, digests, self.counters.epoch, self.global_step, val_accuracy
+            )
+
+    def _leave_if_asked(self, decision: Decision) -> None:
+        if decision.action == "stop":
+            raise self._meter.stopped(decision.reason, decision.signal_number)
+
+    def _learning_rate(self, step: int) -> float:
+        assert self._trainer is not None, "steps are counted once training has begun"
+        return float(self._trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _num_samples(batch: Any) -> int:
+    """In a batch of any shape: the length of the first tensor in it."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch)
+    members = batch.values() if isinstance(batch, dict) else batch
+    return next((_num_samples(member) for member in members), 0)

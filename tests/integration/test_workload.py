@@ -1,0 +1,136 @@
+"""Somebody's own module and data by the same commands: the docs' example, and mistakes in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.runs import (
+    TIMEOUT_SECONDS,
+    distcnn,
+    events,
+    finish,
+    start,
+    told,
+    wait_for,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where somebody has the example, and types commands."""
+    for file in EXAMPLES.iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def results(run: Path) -> dict[str, object]:
+    return json.loads((run / "results.json").read_bytes())
+
+
+def test_it_is_trained_killed_and_gone_on_with_to_the_same_bits(folder: Path):
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    said = finish(distcnn("train", "spirals.yaml", "--run-dir", undisturbed))
+    assert "Run completed" in said
+    ended = results(undisturbed)
+    assert ended["test"]["accuracy"] > 0.8
+    assert set(ended["val"]) == {"loss", "accuracy"}
+    process = start(distcnn("train", "spirals.yaml", "--run-dir", killed))
+    wait_for(lambda: saves(killed) >= 3, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT_SECONDS)
+    assert "Run completed" in finish(distcnn("resume", killed))
+    assert told(killed) == told(undisturbed)
+    for part in ("val", "test", "weights_sha256", "chosen"):
+        assert results(killed)[part] == ended[part], part
+    assert "Identical" in finish(distcnn("compare", undisturbed, killed))
+
+
+def saves(run: Path) -> int:
+    return sum(event["event"] == "checkpoint" for event in events(run))
+
+
+def test_two_workers_train_it_and_the_winner_of_a_sweep_is_tested(folder: Path):
+    run = folder / "launched"
+    finish(distcnn("launch", "spirals.yaml", "workers.count=2", "--run-dir", run))
+    ended = results(run)
+    assert ended["workers"]["count"] == 2
+    assert ended["test"]["accuracy"] > 0.8
+    sweep = folder / "sweep"
+    finish(distcnn("tune", "spirals_search.yaml", "--run-dir", sweep))
+    best = results(sweep)["best"]
+    assert best["values"]["parameters.hidden"] == 48
+    assert best["test"]["accuracy"] > 0.8
+
+
+def test_other_commands_say_what_they_can_and_cannot(folder: Path):
+    run = folder / "run"
+    finish(distcnn("train", "spirals.yaml", "training.epochs=1", "--run-dir", run))
+    said = finish(distcnn("evaluate", run, "--json"))
+    assert json.loads(said)["accuracy"] == results(run)["val"]["accuracy"]
+    assert (run / "report.html").exists()
+    picture = folder / "picture.png"
+    shutil.copy(EXAMPLES.parent / "architecture.svg", picture)
+    assert "for its own code" in finish(distcnn("predict", run, picture), 2)
+    again = finish(distcnn("train", "spirals.yaml", "training.reproducible=across-workers"), 2)
+    assert "workload" in again
+
+
+WITH_MISTAKES: dict[str, tuple[Callable[[str], str], str]] = {
+    "raises": (
+        lambda text: text.replace(
+            "return functional.cross", "oops()\n        return functional.cross", 1
+        ),
+        "NameError: name 'oops' is not defined",
+    ),
+    "logs nothing": (
+        lambda text: text.replace('self.log(f"{split}/accuracy"', 'self.log("other"'),
+        "does not log val/accuracy",
+    ),
+    "returns no pair": (
+        lambda text: text.replace(", data\n", "\n"),
+        "has to return a LightningModule and a LightningDataModule, and returned Classifier",
+    ),
+    "has no such function": (
+        lambda text: text.replace("def spirals(", "def other("),
+        "has no function 'spirals'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WITH_MISTAKES)
+def test_a_mistake_is_told_with_their_lines_and_not_with_ours(mistake: str, folder: Path):
+    spoil, expected = WITH_MISTAKES[mistake]
+    file = folder / "spirals.py"
+    file.write_text(spoil(file.read_text(encoding="utf-8")), encoding="utf-8")
+    done = subprocess.run(
+        distcnn("train", "spirals.yaml", "training.epochs=1"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert done.returncode == 1, done.stderr
+    assert expected in done.stderr
+    assert "pytorch_lightning" not in done.stderr
+    assert "distcnn/training" not in done.stderr
+    if mistake == "raises":
+        assert 'spirals.py", line' in done.stderr
+        assert len(done.stderr.splitlines()) < 12
+
+
+def test_what_is_not_there_is_told(folder: Path):
+    said = finish(distcnn("train", "spirals.yaml", "workload=nowhere:factory"), 1)
+    assert "there is no module nowhere" in said
+    assert "Traceback" not in said
