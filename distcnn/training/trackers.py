@@ -5,6 +5,7 @@ A tracker is somebody else's server: training neither waits for it nor fails wit
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -18,6 +19,8 @@ from distcnn.run_directory.run import RunDirectory
 
 # For what has not been told when training, or the run, ends.
 _PATIENCE_SECONDS = 60.0
+# Of a server's address, which errors are fond of telling.
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 Notify = Callable[[str], None]
 
@@ -111,7 +114,7 @@ class _InBackground:
                 call(tracker)
             tracker.close()
         except Exception as error:  # noqa: BLE001 - a tracker's trouble is none of the training's
-            what = str(error).partition("\n")[0]
+            what = _CREDENTIALS.sub("//", str(error).partition("\n")[0])
             self._notify(f"{self._name} is told no more ({type(error).__name__}: {what})")
 
 
