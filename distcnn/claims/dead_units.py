@@ -26,7 +26,9 @@ def measure(subject: Subject) -> dict[str, Any]:
     found = outputs(subject.network, subject.images)
     return {
         "dead": {
-            name: float((maps.amax(dim=(0, 2, 3)) <= 0).float().mean())
+            name.replace("activation", "block "): float(
+                (maps.amax(dim=(0, 2, 3)) <= 0).float().mean()
+            )
             for name, maps in found.items()
             if name.startswith("activation")
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -64,33 +64,51 @@ def _agreement(gradient: torch.Tensor) -> float:
 
 
 def judge(trials: Sequence[Seen]) -> Verdict:
-    """Compare sigmoid, all of whose outputs are positive, with tanh, centred on 0."""
-    groups = grouped(trials, lambda trial: trial.values[_ACTIVATION])
-    if not {"sigmoid", "tanh"} <= set(groups):
-        return Verdict("open", "Not both of sigmoid and tanh have been tried.")
-    agreement = {name: _spread(group, "agreement") for name, group in groups.items()}
-    turns = {name: _spread(group, "turns") for name, group in groups.items()}
-    figures = [
-        _by_rate(trials, "agreement", "One sign", "How far the gradients of a unit share a sign."),
-        _by_rate(trials, "turns", "Turns", "Share of steps that go against the one before."),
+    """Compare sigmoid, all of whose outputs are positive, with tanh, centred on 0.
+
+    Steps are compared at each learning rate by itself: near the largest that an activation bears,
+    they turn back and forth for that reason alone.
+    """
+    groups = grouped(trials, lambda trial: (trial.values[_ACTIVATION], float(trial.values[_RATE])))
+    rates = sorted(rate for name, rate in groups if name == "sigmoid" and ("tanh", rate) in groups)
+    if not rates:
+        return Verdict("open", "Sigmoid and tanh have not been tried at one learning rate yet.")
+    agreement = {name: _of_all(trials, name) for name in ("sigmoid", "tanh")}
+    turns = {key: _spread(group, "turns") for key, group in groups.items()}
+    turning = [
+        rate for rate in rates if turns["sigmoid", rate].median > turns["tanh", rate].median + 0.02
     ]
+    compared = "; ".join(
+        f"at {rate:g} {turns['sigmoid', rate].percent} and {turns['tanh', rate].percent}"
+        for rate in rates
+    )
     sentence = (
         f"A unit's gradients share their sign to {agreement['sigmoid'].percent} after sigmoid and"
-        f" to {agreement['tanh'].percent} after tanh; of the steps, {turns['sigmoid'].percent} and"
-        f" {turns['tanh'].percent} turn against the one before."
+        f" to {agreement['tanh'].percent} after tanh. Of the steps, so many turn against the one"
+        f" before, by learning rate: {compared}."
     )
+    figures = [
+        _by_rate(groups, "agreement", "One sign", "How far the gradients of a unit share a sign."),
+        _by_rate(groups, "turns", "Turns", "Share of steps that go against the one before."),
+    ]
     one_sign = agreement["sigmoid"].median > agreement["tanh"].median + 0.1
-    zig_zags = turns["sigmoid"].median > turns["tanh"].median + 0.02
-    holds = "yes" if one_sign and zig_zags else "partly" if one_sign or zig_zags else "no"
-    return Verdict(holds, sentence, figures)
+    if one_sign and turning == rates:
+        return Verdict("yes", sentence, figures)
+    return Verdict("partly" if one_sign or turning else "no", sentence, figures)
+
+
+def _of_all(trials: Sequence[Seen], activation: str) -> Spread:
+    chosen = [trial for trial in trials if trial.values[_ACTIVATION] == activation]
+    return _spread(chosen, "agreement")
 
 
 def _spread(trials: Sequence[Seen], name: str) -> Spread:
     return Spread.of(trial.measures[name] for trial in trials)
 
 
-def _by_rate(trials: Sequence[Seen], name: str, heading: str, caption: str) -> Figure:
-    groups = grouped(trials, lambda trial: (trial.values[_ACTIVATION], trial.values[_RATE]))
+def _by_rate(
+    groups: Mapping[tuple[str, float], Sequence[Seen]], name: str, heading: str, caption: str
+) -> Figure:
     spreads = {key: _spread(group, name) for key, group in groups.items()}
     most = max(each.high for each in spreads.values())
     return over(

@@ -140,6 +140,12 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _kind(series: str, value: object) -> str:
+    """A series by its value, and by its field too where the value alone tells nothing."""
+    is_bare = isinstance(value, (int, float))
+    return f"{_name(series)} {_text(value)}" if is_bare else _text(value)
+
+
 def _figures(study: Study, results: dict[str, Any]) -> list[tuple[str, str, str]]:
     figures: list[tuple[str, str, str]] = []
     best = results.get("best")
@@ -163,11 +169,11 @@ def _figures(study: Study, results: dict[str, Any]) -> list[tuple[str, str, str]
 def _charts(study: Study, tried: Sequence[_Tried], across: str, series: str | None) -> list[Figure]:
     if not tried:
         return []
-    kinds = list(dict.fromkeys(_text(each.values[series]) for each in tried)) if series else []
+    kinds = list(dict.fromkeys(_kind(series, t.values[series]) for t in tried)) if series else []
     kinds = sorted(kinds, key=lambda kind: [len(kind), kind])[:_MOST_SERIES]
 
     def number(each: _Tried) -> int:
-        kind = _text(each.values[series]) if series else ""
+        kind = _kind(series, each.values[series]) if series else ""
         return kinds.index(kind) if kind in kinds else len(kinds) - 1 if kinds else 0
 
     dots = _Dots([(each, number(each)) for each in tried], kinds)

@@ -57,10 +57,10 @@ def saturated(left: float, accuracy: float) -> list[Seen]:
     ]
 
 
-def zig_zags(agreement: float, turns: float) -> list[Seen]:
+def zig_zags(agreement: float, turns: float, rate: float = 0.1) -> list[Seen]:
     return [
         Seen(
-            {"model.activation": name, "optimizer.lr": 0.1, "seed": seed},
+            {"model.activation": name, "optimizer.lr": rate, "seed": seed},
             [0.5],
             {"agreement": share, "turns": turned},
         )
@@ -69,12 +69,19 @@ def zig_zags(agreement: float, turns: float) -> list[Seen]:
     ]
 
 
+def test_steps_are_compared_at_one_learning_rate():
+    at_both = zig_zags(agreement=0.9, turns=0.4) + zig_zags(0.9, 0.4, rate=0.3)
+    assert judge("zig-zag", at_both).holds == "yes"
+    at_one = zig_zags(agreement=0.9, turns=0.4) + zig_zags(0.9, 0.0, rate=0.3)
+    assert judge("zig-zag", at_one).holds == "partly"
+
+
 def dead(share: float) -> list[Seen]:
     return [
         Seen(
             {"optimizer.lr": rate, "seed": seed},
             [0.8],
-            {"dead": {"activation1": found, "activation2": found}},
+            {"dead": {"block 1": found, "block 2": found}},
         )
         for rate, found in ((0.001, 0.0), (0.1, share))
         for seed in range(3)

@@ -31,12 +31,12 @@ def plain(tiny_config: RunConfig) -> RunConfig:
 
 def test_dead_kernels_are_counted(plain: RunConfig):
     examined = subject(plain)
-    assert dead_units.measure(examined) == {"dead": {"activation1": 0.0, "activation2": 0.0}}
+    assert dead_units.measure(examined) == {"dead": {"block 1": 0.0, "block 2": 0.0}}
     first = examined.network.get_submodule("conv1")
     assert isinstance(first, nn.Conv2d) and first.bias is not None
     with torch.no_grad():
         first.bias[0] = -1e9
-    assert dead_units.measure(examined)["dead"]["activation1"] == pytest.approx(1 / 3)
+    assert dead_units.measure(examined)["dead"]["block 1"] == pytest.approx(1 / 3)
 
 
 def test_larger_weights_drive_sigmoid_into_its_tails(plain: RunConfig):
