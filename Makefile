@@ -6,7 +6,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train launch tune test test-cluster chaos check format bench bench-ray bench-tune bench-reproducible cluster-files clean
+.PHONY: help install train launch tune test test-cluster chaos check docs format bench bench-ray bench-tune bench-reproducible cluster-files clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,11 +40,16 @@ chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: 
 	$(BIN)/python -m pytest -s tests/cluster/test_launch_recovery.py -k killed_or_hang \
 	  --chaos-rounds=$(ROUNDS) $(ARGS)
 
-check: $(VENV)/.installed  ## lint, format, types, import direction
+check: $(VENV)/.installed  ## lint, format, types, import direction, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/python -m pytest -q tests/unit/test_imports.py
+	$(MAKE) --no-print-directory docs
+
+# The theme's advertisement of its successor is no warning about these pages.
+docs: $(VENV)/.installed  ## build the site of the documentation, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .

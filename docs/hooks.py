@@ -1,9 +1,10 @@
-"""For MkDocs: the tables of the config reference, from the fields and their docstrings."""
+"""For MkDocs: the config reference, from the fields and their docstrings; and whole files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +18,7 @@ from distcnn.config_file import plain_to_yaml
 from distcnn.sweep.config import SweepConfig
 
 _MARK = re.compile(r"^<!-- fields of (\w+) -->$", re.MULTILINE)
+_FILE = re.compile(r"^<!-- file (\S+) -->$", re.MULTILINE)
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")  # Of the repository, as its readers see it.
 _CONFIGS: dict[str, type[BaseModel]] = {
     "run": RunConfig,
@@ -26,9 +28,14 @@ _CONFIGS: dict[str, type[BaseModel]] = {
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put a config's tables where a page asks for them; name files that are not on the site."""
+    """Put tables and files where a page asks for them; name those that are not on the site."""
     named = _OUTSIDE.sub(r"\1 (`\2`)", markdown)
-    return _MARK.sub(lambda mark: "\n".join(_tables(_CONFIGS[mark[1]])), named)
+    shown = _FILE.sub(lambda mark: _shown(Path(__file__).parent / mark[1]), named)
+    return _MARK.sub(lambda mark: "\n".join(_tables(_CONFIGS[mark[1]])), shown)
+
+
+def _shown(file: Path) -> str:
+    return f"```python\n{file.read_text(encoding='utf-8')}```"
 
 
 def _tables(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -57,6 +64,8 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.default
     if isinstance(value, tuple):
         value = list(value)
+    elif isinstance(value, Path):
+        value = str(value)
     return f"`{plain_to_yaml({'x': value}).removeprefix('x:').strip()}`"
 
 
