@@ -387,9 +387,14 @@ def _export(options: argparse.Namespace) -> int:
 
 def _describe(options: argparse.Namespace) -> int:
     config = _load_config(options)
-    from distcnn.describe import describe
+    if config.workload is None:
+        from distcnn.describe import describe
 
-    print(describe(config))
+        print(describe(config))
+    else:
+        from distcnn.training.workload_description import describe_workload
+
+        print(describe_workload(config))
     return 0
 
 

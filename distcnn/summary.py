@@ -23,8 +23,9 @@ def print_summary(path: Location, results: dict[str, Any]) -> None:
             table.add_row(f"{split}/accuracy", _accuracy(results[split]))
     table.add_row("epochs", str(results["epochs"]))
     table.add_row("training time", duration(results["train_seconds"]))
-    table.add_row("throughput", f"{results['images_per_second']:,.0f} images/s")
     digest = results["data"]["sha256"][:12]
+    trained = "images" if digest else "samples"  # A workload's own have no digest.
+    table.add_row("throughput", f"{results['images_per_second']:,.0f} {trained}/s")
     table.add_row("data", results["data"]["name"] + (f" ({digest})" if digest else ""))
     table.add_row("precision", results["precision"])
     console = Console(highlight=False)

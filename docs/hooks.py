@@ -60,7 +60,7 @@ def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "to be given"
     if field.default is None:
-        return "decided at the start"
+        return "none"
     value: Any = field.default
     if isinstance(value, tuple):
         value = list(value)
@@ -72,7 +72,7 @@ def _default(field: FieldInfo) -> str:
 def _allowed(field: FieldInfo) -> str:
     words = [word for word in _words(field.annotation) if isinstance(word, str)]
     bounds = [
-        f"{sign} {getattr(bound, name):g}"
+        f"{sign} {getattr(bound, name):,}"
         for bound in field.metadata
         for name, sign in (("gt", ">"), ("ge", "at least"), ("lt", "<"), ("le", "at most"))
         if hasattr(bound, name)

@@ -55,8 +55,9 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     accuracy = {scale: Spread.of(map(_last, group)) for scale, group in sigmoid.items()}
     sentence = (
         f"With weights {extreme:g} times as large, {tails.percent} of sigmoid's first units are in"
-        f" a tail, and {left / of:.2g} of the gradient of the first convolution is left; accuracy"
-        f" falls from {accuracy[usual].percent} to {accuracy[extreme].percent}."
+        f" a tail, and the gradient of the first convolution is {left / of:.3g} times what it is"
+        f" with the usual ones, which pass less of it on themselves; the accuracy is"
+        f" {accuracy[extreme].percent} instead of {accuracy[usual].percent}."
     )
     learns_less = accuracy[extreme].median < accuracy[usual].median - 0.02
     if left / of < _DEAD:

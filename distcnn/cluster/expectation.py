@@ -38,6 +38,11 @@ def expect(job: Job, folders: Sequence[Location]) -> Expectation:
         folders: of runs. The first with a run like the job's tells, and there the newest.
     """
     workload = workload_of(job)
+    if workload.config.workload is not None:
+        of_ours = (
+            f"how much there is to train, and how fast, {workload.config.workload} knows alone"
+        )
+        return Expectation(None, of_ours)
     team = Team(workload.num_workers, workload.workers_per_node, workload.config.workers.cpus or 1)
     sweep = workload.sweep
     timed = [workload.config] if sweep is None else timed_configs(sweep)

@@ -1,4 +1,4 @@
-"""What travels to a cluster: distcnn's own files, the job's documents, exact versions. No data."""
+"""What travels to a cluster: code, the job's documents, exact versions. No data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import distcnn
 from distcnn.cluster.job import Job, requirements
 from distcnn.cluster.ticket import TICKET
+from distcnn.cluster.workload import workload_of
 from distcnn.config_file import shipped_configs
 from distcnn.errors import UserError
 
@@ -80,14 +81,29 @@ class Parcel:
 def parcel_of(job: Job) -> Parcel:
     """All that a driver of this job needs, besides libraries and data."""
     documents = {name: text.encode() for name, text in job.documents.items()}
+    name = workload_of(job).config.workload
     return Parcel(
         {
+            **(dict(_users_files(name)) if name else {}),
             **dict(_package_files()),
             **documents,
             TICKET: job.ticket.to_json().encode(),
             "requirements.txt": requirements().encode(),
         }
     )
+
+
+def _users_files(name: str) -> Iterator[tuple[str, bytes]]:
+    """The module that a workload's factory is in, or else the whole package of it.
+
+    Not what is installed, which has to be installed there as well.
+    """
+    top = Path(name.partition(":")[0].partition(".")[0])
+    if top.is_dir():
+        for path in _files_in(top):
+            yield path.as_posix(), path.read_bytes()
+    elif (module := top.with_suffix(".py")).is_file():
+        yield module.name, module.read_bytes()
 
 
 def _package_files() -> Iterator[tuple[str, bytes]]:

@@ -62,7 +62,8 @@ def _labelled(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _what(workload: Workload) -> str:
     config, sweep = workload.config, workload.sweep
     epochs = config.training.epochs
-    each = f"{epochs} epoch{'s' * (epochs > 1)} on {config.data.num_images_per_epoch:,} images"
+    data = config.workload or f"{config.data.num_images_per_epoch:,} images"
+    each = f"{epochs} epoch{'s' * (epochs > 1)} on {data}"
     if sweep is None:
         return f"a run: {each}, batches of {config.training.global_batch_size}"
     return f"a sweep: {plan(sweep, workload.at_a_time, [])}, each up to {each}"

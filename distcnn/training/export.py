@@ -124,7 +124,9 @@ def _exported(network: nn.Sequential, images: torch.Tensor) -> torch.export.Expo
 
 def _write_torch_export(network: nn.Sequential, images: torch.Tensor, about: About) -> bytes:
     file = BytesIO()
-    torch.export.save(_exported(network, images), file, extra_files=dict(about))
+    program = _exported(network, images)
+    program.example_inputs = None  # They would be pickled, and be these images.
+    torch.export.save(program, file, extra_files=dict(about))
     return file.getvalue()
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -75,6 +76,10 @@ def test_an_export_is_used_without_the_project(format: str, undisturbed: Path, t
     path = tmp_path / "network"
     command = distcnn("export", undisturbed, "--format", format, "--output", path)
     assert "as the original on" in finish(command)
+    if format == "torch-export":
+        with ZipFile(path) as archive:
+            pickled = [name for name in archive.namelist() if name.endswith((".pt", ".pkl"))]
+            assert not any(map(archive.read, pickled)), "loading it runs no code"
     predictions = RunDirectory(undisturbed).read_predictions()
     assert predictions is not None
     images = predictions.mistake_images[:5, None] / np.float32(255)

@@ -76,3 +76,20 @@ def test_too_much_is_refused_by_name():
     parcel.check_size()
     with pytest.raises(ParcelError, match=r"the largest files are distcnn/a\.bin .*b\.bin"):
         parcel.check_size(limit=10)
+
+
+def test_a_workloads_own_code_travels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("mine/__init__.py", "mine/net.py", "alone.py", "other.py"):
+        (tmp_path / name).write_text("#\n")
+
+    def names(workload):
+        job = job_of_run(RunConfig(workload=workload), ClusterSpec(), tmp_path / "run", None)
+        return {
+            name for name in parcel_of(job).files if name.endswith(".py") and "distcnn" not in name
+        }
+
+    assert names("mine.net:make") == {"mine/__init__.py", "mine/net.py"}
+    assert names("alone:make") == {"alone.py"}
+    assert names("torchvision:make") == set(), "what is installed is installed there as well"
