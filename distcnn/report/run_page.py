@@ -40,7 +40,7 @@ def render_run(run: RunDirectory) -> str:
         results=results,
         figures=_figures(config, results, rows),
         facts=_facts(config, results, run.read_provenance() or {}),
-        curves=_curves(rows, results),
+        curves=_curves(rows, results, _unit(config)),
         samples=[bar_sample(0), bar_sample(1)],
         attempts=_attempts(run.read_events()),
         tested=_Tested.of(predictions, results["test"], names) if predictions else None,
@@ -80,7 +80,7 @@ def _figures(
             (
                 "Throughput",
                 f"{results['images_per_second']:,.0f}",
-                "images per second, in training",
+                f"{_unit(config)} per second, in training",
             ),
         ]
     if config.workload is None:
@@ -146,12 +146,16 @@ def _revision(git: dict[str, Any]) -> str:
     return git["revision"][:12] + (", with changes not committed" if git.get("modified") else "")
 
 
-def _curves(rows: Sequence[Row], results: dict[str, Any]) -> list[Figure]:
+def _unit(config: RunConfig) -> str:
+    return "samples" if config.workload else "images"
+
+
+def _curves(rows: Sequence[Row], results: dict[str, Any], unit: str) -> list[Figure]:
     if all(row["val/loss"] is None for row in rows):
         return []
     chosen = results.get("chosen", {}).get("epoch")
     learned = [_loss_curves(rows, chosen), _accuracy_curve(rows, chosen)]
-    return [*learned, _rate_curve(rows), _pace_curve(rows)]
+    return [*learned, _rate_curve(rows), _pace_curve(rows, unit)]
 
 
 def _values(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
@@ -187,7 +191,7 @@ def _accuracy_curve(rows: Sequence[Row], chosen: int | None) -> Figure:
     dots = [chart.dot(each, 0, f"epoch {each[0]:g}: {100 * each[1]:.2f} %") for each in values]
     marks = [chart.line(values, 0), *(dots if len(dots) <= 40 else []), *_chosen(chart, chosen)]
     best = max((y for _, y in values), default=0)
-    caption = f"Share of the validation pictures that are recognised; {100 * best:.2f} % at best."
+    caption = f"Of the validation split, after each epoch; {100 * best:.2f} % at best."
     return Figure("Accuracy", chart.drawn(caption, marks), caption)
 
 
@@ -198,11 +202,11 @@ def _rate_curve(rows: Sequence[Row]) -> Figure:
     return Figure("Learning rate", chart.drawn(caption, [chart.line(values, 2)]), caption)
 
 
-def _pace_curve(rows: Sequence[Row]) -> Figure:
+def _pace_curve(rows: Sequence[Row], unit: str) -> Figure:
     values = _values(rows, "images_per_second")
-    chart = Chart(_epochs(rows), axis.linear("images per second", [y for _, y in values], low=0))
+    chart = Chart(_epochs(rows), axis.linear(f"{unit} per second", [y for _, y in values], low=0))
     middle = median([y for _, y in values]) if values else 0
-    caption = f"Training alone, over all workers; {middle:,.0f} images per second in the middle."
+    caption = f"Training alone, over all workers; the median is {middle:,.0f} {unit} per second."
     return Figure("Pace", chart.drawn(caption, [chart.line(values, 3, "solid")]), caption)
 
 
