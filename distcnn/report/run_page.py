@@ -295,7 +295,8 @@ class _Attempt:
     number: int
     began: str
     workers: str
-    ended: str = "goes on, or was killed"
+    ended: str = ""
+    """Empty while nobody has said: it goes on, or was killed."""
 
 
 def _attempts(events: Iterable[dict[str, Any]]) -> list[_Attempt]:
@@ -310,7 +311,10 @@ def _attempts(events: Iterable[dict[str, Any]]) -> list[_Attempt]:
             attempts[number] = _Attempt(number, began, workers)
         elif number in attempts and event["event"] in _ENDS:
             attempts[number].ended = _ENDS[event["event"]].format(**{"reason": "", **event})
-    return list(attempts.values()) if len(attempts) > 1 else []
+    told = list(attempts.values())
+    for earlier in told[:-1]:
+        earlier.ended = earlier.ended or "killed"
+    return told if len(told) > 1 else []
 
 
 _ENDS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import CHROMIUM, DESKTOP, DRIVER, PHONE, Browser, browser
-from tests.integration.runs import OVERRIDES, distcnn, finish
+from tests.integration.runs import OVERRIDES, distcnn, finish, start_and_reach, train_command
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM.exists() and DRIVER.exists()), reason="needs chromium and chromium-driver"
@@ -104,6 +104,20 @@ def test_it_is_made_again_from_the_directory_alone(
 
 
 def test_a_run_that_has_not_ended_has_a_page(chromium: Browser, tmp_path: Path):
+    run = tmp_path / "run"
+    process = start_and_reach(train_command(run), run, 18)
+    process.kill()
+    process.communicate()
+    assert finish(distcnn("report", run)) == f"{run / 'report.html'}\n"
+    assert_well(chromium, run / "report.html")
+    assert texts(chromium, "h2") == ["How it learned", "The network", "What ran on what"]
+    resumed = finish(distcnn("resume", run))
+    assert "Report: " in resumed
+    chromium.open(run / "report.html", DESKTOP, is_dark=False)
+    assert "What happened on the way" in texts(chromium, "h2")
+
+
+def test_a_run_that_has_lost_its_numbers_has_a_page(chromium: Browser, tmp_path: Path):
     run = tmp_path / "run"
     command = distcnn("train", "article", *OVERRIDES, "optimizer.lr=1e30", "--run-dir", run)
     finish(command, expected=1)
