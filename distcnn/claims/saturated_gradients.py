@@ -47,7 +47,7 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     sigmoid = {scale: group for (name, scale), group in groups.items() if name == "sigmoid"}
     if len(sigmoid) < 2:
         return Verdict("open", "Sigmoid has not been tried at two scales of its weights.")
-    figures = [_gradients(groups), _tails(groups)]
+    figures = [_gradients(groups), _by_layer(sigmoid), _tails(groups)]
     usual, extreme = min(sigmoid), max(sigmoid)
     left = Spread.of(map(_first_gradient, sigmoid[extreme])).median
     of = Spread.of(map(_first_gradient, sigmoid[usual])).median
@@ -81,6 +81,22 @@ def _gradients(groups: dict[tuple[str, float], list[Seen]]) -> Figure:
         axis.logarithmic("gradient norm, first layer", [each.median for each in norms.values()]),
         norms,
         "Norm of the gradient of the first convolution's weights before the first step.",
+    )
+
+
+def _by_layer(sigmoid: dict[float, list[Seen]]) -> Figure:
+    layers: Sequence[str] = list(next(iter(sigmoid.values()))[0].measures["gradient_norms"])
+    norms = {
+        (layer, scale): Spread.of(trial.measures["gradient_norms"][layer] for trial in group)
+        for layer in layers
+        for scale, group in sigmoid.items()
+    }
+    return over(
+        "Sigmoid, layer by layer",
+        axis.logarithmic("scale of the initial weights", sigmoid),
+        axis.logarithmic("gradient norm", [each.median for each in norms.values()]),
+        norms,
+        "Norm of the gradient of each layer's weights before the first step, with sigmoid.",
     )
 
 
