@@ -21,7 +21,7 @@ from distcnn.report.parallel import parallel_coordinates
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.importance import importances
 from distcnn.sweep.ledger import read_ledger
-from distcnn.sweep.space import Choice, Domain, Space, Uniform, describe
+from distcnn.sweep.space import Choice, Domain, Space, Uniform, describe, varied
 from distcnn.sweep.study import Study
 from distcnn.sweep.trial import Trial
 
@@ -38,12 +38,13 @@ def render_sweep(directory: SweepDirectory) -> str:
     study = Study(sweep, 1, lambda event: None, read_ledger(directory.ledger_path))
     results = directory.read_results() or {}
     tried = [_Tried.of(study, trial) for trial in study.ranking if trial.reports]
-    across, series = _fields(sweep.space)
+    space = varied(sweep.space) or sweep.space
+    across, series = _fields(space)
     return render(
         "sweep.html.j2",
         title=f"{sweep.config.name}: {len(study.trials)} trials",
         directory=directory.path,
-        sweep=sweep,
+        space=space,
         results=results,
         best=results.get("best"),
         claim=find(sweep.config.claim).CLAIM if sweep.config.claim else None,
@@ -52,10 +53,8 @@ def render_sweep(directory: SweepDirectory) -> str:
         across=_name(across),
         series=_name(series),
         charts=_charts(study, tried, across, series),
-        heat=_heat_map(tried, across, series, sweep.space),
-        parallel=parallel_coordinates(
-            sweep.space, [(each.values, each.accuracy) for each in tried]
-        ),
+        heat=_heat_map(tried, across, series, space),
+        parallel=parallel_coordinates(space, [(each.values, each.accuracy) for each in tried]),
         importances=importances(study),
         listed=study.ranking[:_MOST_LISTED],
         num_trials=len(study.trials),
@@ -180,11 +179,9 @@ def _charts(study: Study, tried: Sequence[_Tried], across: str, series: str | No
     charts = [_curves(study, tried)]
     if _is_ordered(study.sweep.space[across]):
         charts.insert(0, _over_field(dots, across, study.sweep.space))
-    return [
-        *charts,
-        _over_cost(dots, "trainable parameters", lambda each: each.num_parameters),
-        _over_cost(dots, "seconds of training", lambda each: each.train_seconds),
-    ]
+    if study.sweep.base.workload is None:
+        charts.append(_over_cost(dots, "trainable parameters", lambda each: each.num_parameters))
+    return [*charts, _over_cost(dots, "seconds of training", lambda each: each.train_seconds)]
 
 
 @dataclass(frozen=True)

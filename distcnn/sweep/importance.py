@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distcnn.sweep.space import Space
+from distcnn.sweep.space import varied
 from distcnn.sweep.study import Study
 
 # With fewer, it says more of chance than of the fields.
@@ -20,7 +20,7 @@ def importances(study: Study) -> dict[str, float] | None:
 
     from distcnn.sweep.search import frozen_trial
 
-    space = _varied(study.sweep.space)
+    space = varied(study.sweep.space)
     scored = [
         (trial, trial.score(study.sweep.config))
         for trial in study.ranking
@@ -32,11 +32,3 @@ def importances(study: Study) -> dict[str, float] | None:
     told = optuna.create_study()
     told.add_trials([frozen_trial(space, trial.values, score) for trial, score in scored])
     return get_param_importances(told, evaluator=PedAnovaImportanceEvaluator())
-
-
-def _varied(space: Space) -> Space:
-    return {
-        field: domain
-        for field, domain in space.items()
-        if len(set(map(str, domain.extremes()))) > 1
-    }

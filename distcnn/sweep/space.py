@@ -92,6 +92,12 @@ Domain: TypeAlias = Uniform | Steps | Choice
 Space: TypeAlias = dict[str, Domain]
 """By the dotted field of a run config."""
 
+
+def varied(space: Space) -> Space:
+    """The fields that have more than one value."""
+    return {field: each for field, each in space.items() if len(set(map(str, each.extremes()))) > 1}
+
+
 _FORMS = {
     "uniform": "[low, high]",
     "loguniform": "[low, high], both above 0",
