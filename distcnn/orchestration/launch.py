@@ -240,7 +240,8 @@ def _decide_by_preflight(config: RunConfig, watcher: Watcher, storage: Location)
         asked, asked.data.source, chosen, asked.workers.cpus, asked.workers.gpus
     )
     data_sha256 = checked.nodes[0].data_sha256
-    ground = Ground(resolved.data.source, data_sha256, first.hardware)
+    name = resolved.workload or resolved.data.source
+    ground = Ground(name, data_sha256, first.hardware)
     return Decided(resolved, ground, frozenset(worker.node_id for worker in checked.workers))
 
 

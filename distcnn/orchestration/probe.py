@@ -18,6 +18,7 @@ from distcnn.data import dataset, fashion_mnist
 from distcnn.errors import UserError
 from distcnn.files import write_atomically
 from distcnn.location import Location
+from distcnn.training.trackers import check_installed
 
 # A shared file system may show another node's file a little later.
 _VISIBLE_WITHIN_SECONDS = 5.0
@@ -132,6 +133,7 @@ def _try_storage(storage: Location, name: str) -> str:
 def _look_at_data(config: RunConfig) -> tuple[str, str, str]:
     """Where the data are on this node, what is wrong with them, and their digest."""
     try:
+        check_installed(config)  # It is not data, but a node is told of what it lacks here.
         if config.workload is not None:
             workload.find(config.workload)
             return f"{config.workload} is there", "", ""

@@ -14,14 +14,16 @@ from distcnn.data.order import divide
 from distcnn.errors import UserError
 from distcnn.progress import Watcher
 from distcnn.training import precision
+from distcnn.training.trackers import check_installed
 
 
 def resolve(config: RunConfig, watcher: Watcher) -> tuple[RunConfig, Dataset]:
     """Decide by this machine, on which all workers will run; load the data.
 
     Raises:
-        UserError: the data cannot be had, or GPUs are asked for that are not here.
+        UserError: the data cannot be had, or GPUs or trackers are asked for that are not here.
     """
+    check_installed(config)
     dataset = load_data(config, watcher.note)
     if config.workload is None:
         divide(dataset.train_labels, config)  # What does not fit is told before a run is made.

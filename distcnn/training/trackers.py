@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from queue import Queue
 from typing import Any, Protocol
 
@@ -44,11 +45,7 @@ class Trackers:
     """All trackers that a config names, each told in the background, in its own time."""
 
     def __init__(self, run: RunDirectory, config: RunConfig, notify: Notify) -> None:
-        """Begin to tell them.
-
-        Raises:
-            UserError: a tracker's package is not installed.
-        """
+        """Begin to tell them, which are installed."""
         self._told = [
             _InBackground(name, _find(name), run, config, notify)
             for name in config.training.trackers
@@ -70,14 +67,22 @@ class Trackers:
             told.close()
 
 
+def check_installed(config: RunConfig) -> None:
+    """Refuse to train where a tracker could not be told.
+
+    Raises:
+        UserError: a tracker's package is not installed.
+    """
+    for name in config.training.trackers:
+        if find_spec(name) is None:
+            raise UserError(
+                f"training.trackers names {name}, which is not installed here:"
+                f" pip install 'distcnn[{name}]'"
+            )
+
+
 def _find(name: TrackerName) -> type[Tracker]:
-    try:
-        return import_module(f"distcnn.training.{name}_tracker").TRACKER
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"training.trackers names {name}, but {error.name} is not installed here:"
-            f" pip install 'distcnn[{name}]'"
-        ) from None
+    return import_module(f"distcnn.training.{name}_tracker").TRACKER
 
 
 class _InBackground:
