@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 
 from distcnn.config import RunConfig
-from distcnn.files import read_json, write_atomically
 from distcnn.run_directory.metrics_log import Row
 from distcnn.run_directory.run import RunDirectory
-from distcnn.training.trackers import flat, measures_of
+from distcnn.training.trackers import flat, measures_of, own_mark
 
 # Ours are sent in the background, and a server that is away is not waited for at the end: by
 # default it would be tried for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
+_MARK = "distcnn.run"
 _STATUSES = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 class MlflowTracker:
-    """One run; which one it is there is kept in the run directory, and gone on with."""
+    """One run, which bears a mark of ours there, and is gone on with."""
 
     def __init__(self, run: RunDirectory, config: RunConfig) -> None:
         self._client = MlflowClient()
-        path = run.path / "mlflow.json"
-        if path.exists():
-            self._id: str = read_json(path)["run_id"]
+        experiment = _experiment(self._client, os.environ.get("MLFLOW_EXPERIMENT_NAME", "distcnn"))
+        mark = own_mark(run.path / "mlflow.json")
+        known = self._client.search_runs([experiment], f"tags.`{_MARK}` = '{mark}'")
+        if known:
+            self._id: str = known[0].info.run_id
             self._client.update_run(self._id, status="RUNNING")
-            return
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "distcnn")
-        began = self._client.create_run(
-            _experiment(self._client, experiment), run_name=run.path.name
-        )
-        self._id = began.info.run_id
-        params = [Param(name, str(value)) for name, value in flat(config.to_plain()).items()]
-        self._client.log_batch(self._id, params=params, tags=[RunTag("directory", str(run.path))])
-        write_atomically(path, json.dumps({"run_id": self._id}).encode())
+        else:
+            tags = {_MARK: mark, "directory": str(run.path)}
+            began = self._client.create_run(experiment, tags=tags, run_name=run.path.name)
+            self._id = began.info.run_id
+        if not known or not known[0].data.params:
+            params = [Param(name, str(value)) for name, value in flat(config.to_plain()).items()]
+            self._client.log_batch(self._id, params=params)
 
     def row(self, row: Row) -> None:
         """As metrics of that step."""

@@ -5,8 +5,10 @@ A tracker is somebody else's server: training neither waits for it nor fails wit
 
 from __future__ import annotations
 
+import json
 import re
 import threading
+import uuid
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +17,8 @@ from typing import Any, Protocol
 
 from distcnn.config import RunConfig, TrackerName
 from distcnn.errors import UserError
+from distcnn.files import read_json, write_atomically
+from distcnn.location import Location
 from distcnn.run_directory.metrics_log import Row
 from distcnn.run_directory.run import RunDirectory
 
@@ -121,6 +125,13 @@ class _InBackground:
         except Exception as error:  # noqa: BLE001 - a tracker's trouble is none of the training's
             what = _CREDENTIALS.sub("//", str(error).partition("\n")[0])
             self._notify(f"{self._name} is told no more ({type(error).__name__}: {what})")
+
+
+def own_mark(path: Location) -> str:
+    """What a tracker knows a run by, made before it is told: a kill in between leaves one run."""
+    if not path.exists():
+        write_atomically(path, json.dumps({"run": uuid.uuid4().hex}).encode())
+    return read_json(path)["run"]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

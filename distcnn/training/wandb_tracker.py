@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,18 @@ from typing import Any
 import wandb
 
 from distcnn.config import RunConfig
-from distcnn.files import read_json, write_atomically
 from distcnn.run_directory.metrics_log import Row
 from distcnn.run_directory.run import RunDirectory
-from distcnn.training.trackers import flat, measures_of
+from distcnn.training.trackers import flat, measures_of, own_mark
 
 
 class WandbTracker:
-    """One run; which one it is there is kept in the run directory, and gone on with."""
+    """One run, which has an id of ours there, and is gone on with."""
 
     def __init__(self, run: RunDirectory, config: RunConfig) -> None:
-        path = run.path / "wandb.json"
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "distcnn"),
-            id=read_json(path)["run_id"] if path.exists() else None,
+            id=own_mark(run.path / "wandb.json"),
             resume="allow",
             name=run.path.name,
             config=flat(config.to_plain()),
@@ -31,7 +28,6 @@ class WandbTracker:
             # Its own notes would stand among ours, and our output is no part of a result.
             settings=wandb.Settings(silent=True, console="off"),
         )
-        write_atomically(path, json.dumps({"run_id": self._run.id}).encode())
 
     def row(self, row: Row) -> None:
         """As metrics of that step."""
