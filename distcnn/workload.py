@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distcnn.config import RunConfig
 from distcnn.errors import UserError
+from distcnn.user_code import shown_as_theirs
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -44,7 +46,16 @@ def make(config: RunConfig) -> Work:
     import pytorch_lightning as pl
 
     assert config.workload is not None
-    made: Any = find(config.workload)(config, **config.parameters)
+    factory = find(config.workload)
+    try:
+        inspect.signature(factory).bind(config, **config.parameters)
+    except TypeError as error:
+        given = ", ".join(config.parameters) or "none"
+        raise UserError(
+            f"workload {config.workload} does not take the config and these parameters ({given}):"
+            f" {error}"
+        ) from None
+    made: Any = factory(config, **config.parameters)
     kinds = (pl.LightningModule, pl.LightningDataModule)
     if not (isinstance(made, tuple) and len(made) == 2 and all(map(isinstance, made, kinds))):
         raise UserError(
@@ -64,17 +75,19 @@ def find(name: str) -> Any:
     here = os.environ.setdefault(FOLDER, str(Path.cwd()))
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise  # Of something that the user's own module imports.
-        raise UserError(
-            f"workload {name}: there is no module {error.name}, neither in {here} nor installed"
-        ) from None
+    with shown_as_theirs(name):
+        try:
+            module = import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # Of something that the user's own module imports.
+            raise UserError(
+                f"workload {name}: there is no module {error.name}, neither in {here} nor installed"
+            ) from None
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise UserError(f"workload {name}: {module.__file__} has no function {factory_name!r}")
+        where = module.__file__ or f"the folder {module_name}"
+        raise UserError(f"workload {name}: {where} has no function {factory_name!r}")
     return factory
 
 

@@ -99,7 +99,7 @@ def _step(least: float) -> float:
 
 def _decimals(step: float) -> int:
     """So many that the step is written whole: 2 for 0.25."""
-    return next(count for count in range(12) if math.isclose(round(step, count), step))
+    return next((count for count in range(12) if math.isclose(round(step, count), step)), 12)
 
 
 def _text(value: float, decimals: int, is_share: bool) -> str:

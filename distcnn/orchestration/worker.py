@@ -41,6 +41,7 @@ from distcnn.training.place import Place
 from distcnn.training.provenance import Ground
 from distcnn.training.resolve import load_data
 from distcnn.training.results import record_end, recorded_outcome
+from distcnn.user_code import UserCodeError
 from distcnn.workers import Workers
 
 # What torch's process groups say when another worker is gone.
@@ -68,14 +69,16 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
             line = MailboxLine(assignment.mailbox)
             with _warnings_posted(workers.rank, line):
                 return _train(assignment, workers, line)
-        except (RuntimeError, PeerError) as error:
-            if not _is_about_a_peer(error):
+        except (RuntimeError, PeerError, UserCodeError) as error:
+            # Somebody's own code may wait for the others as well.
+            cause = error.__cause__ if isinstance(error, UserCodeError) else error
+            if cause is None or not _is_about_a_peer(cause):
                 raise
             time.sleep(_LET_RAY_NOTICE_SECONDS)
-            raise WorkerError("peer", f"another worker is missing: {_first_line(error)}") from error
+            raise WorkerError("peer", f"another worker is missing: {_first_line(cause)}") from error
 
 
-def _is_about_a_peer(error: Exception) -> bool:
+def _is_about_a_peer(error: BaseException) -> bool:
     return isinstance(error, (PeerError, *_NO_STORE)) or any(
         words in str(error) for words in _PEER_IS_GONE
     )

@@ -34,3 +34,11 @@ def _environment() -> jinja2.Environment:
 
 def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
+
+
+def interval(measured: dict[str, Any]) -> str:
+    """The interval of a measured accuracy, in words; empty where there is none."""
+    if "accuracy_interval_95" not in measured:
+        return ""
+    low, high = measured["accuracy_interval_95"]
+    return f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"

@@ -16,7 +16,7 @@ from distcnn.charts import axis
 from distcnn.charts.chart import Chart, Figure, bar_sample
 from distcnn.config import RunConfig
 from distcnn.progress import duration
-from distcnn.report.page import render
+from distcnn.report.page import interval, render
 from distcnn.report.picture import png
 from distcnn.report.walk_section import WalkSection
 from distcnn.run_directory.metrics_log import Row, read_rows
@@ -29,7 +29,9 @@ _NUM_CONFIDENCE_BINS = 10
 def render_run(run: RunDirectory) -> str:
     """The page, as HTML."""
     config, results = run.read_config(), run.read_results() or {}
-    predictions, names = run.read_predictions(), (results.get("data") or {}).get("class_names", [])
+    # Without results, what was predicted is not of a run that has ended.
+    predictions = run.read_predictions() if "test" in results else None
+    names = (results.get("data") or {}).get("class_names", [])
     rows = list(read_rows(run.metrics_path))
     return render(
         "run.html.j2",
@@ -68,7 +70,7 @@ def _figures(
     figures: list[tuple[str, str, str]] = []
     for split, name in (("test", "Test accuracy"), ("val", "Validation accuracy")):
         if "accuracy" in results.get(split, {}):
-            remark = _interval(results[split])
+            remark = interval(results[split])
             figures.append((name, f"{100 * results[split]['accuracy']:.2f} %", remark))
     if not figures and (best := _best_accuracy(rows)) is not None:
         figures.append(("Best validation accuracy", f"{100 * best:.2f} %", "so far"))
@@ -87,13 +89,6 @@ def _figures(
         cost = f"{config.model.multiply_adds / 1e6:,.1f} million multiply-adds per image"
         figures.append(("Parameters", f"{config.model.num_parameters:,}", cost))
     return figures
-
-
-def _interval(measured: dict[str, Any]) -> str:
-    if "accuracy_interval_95" not in measured:
-        return ""
-    low, high = measured["accuracy_interval_95"]
-    return f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
 
 
 def _facts(

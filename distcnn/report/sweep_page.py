@@ -16,7 +16,7 @@ from distcnn.charts.axis import Axis
 from distcnn.charts.chart import Chart, Figure
 from distcnn.claims.claim import Seen, Verdict, find, judge
 from distcnn.progress import duration
-from distcnn.report.page import render
+from distcnn.report.page import interval, render
 from distcnn.report.parallel import parallel_coordinates
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.importance import importances
@@ -148,9 +148,8 @@ def _kind(series: str, value: object) -> str:
 def _figures(study: Study, results: dict[str, Any]) -> list[tuple[str, str, str]]:
     figures: list[tuple[str, str, str]] = []
     best = results.get("best")
-    if best and "test" in best:
-        low, high = best["test"]["accuracy_interval_95"]
-        remark = f"the winner's, 95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+    if best and "accuracy" in best.get("test", {}):
+        remark = ", ".join(filter(None, ["the winner's", interval(best["test"])]))
         figures.append(("Test accuracy", f"{100 * best['test']['accuracy']:.2f} %", remark))
     if best:
         remark = f"trial {best['trial']}, epoch {best['epoch']}"

@@ -26,7 +26,7 @@ def write_report(path: Location) -> Location:
     else:
         run = open_run(path)
         page, target = render_run(run), run.report_path
-    write_atomically(target, page.encode())
+    write_atomically(target, page.encode(errors="backslashreplace"))
     return target
 
 

@@ -81,6 +81,8 @@ def load(sweep: str, overrides: Sequence[str] = (), num_trials: int | None = Non
     if isinstance(config, SweepConfig):
         errors += [f"  {each}" for each in _misfits(config, space)]
     if isinstance(config, SweepConfig) and isinstance(base, RunConfig):
+        if config.claim and base.workload:
+            errors.append("  claim: is about the article's network, and the base has a workload")
         if config.scheduler.name == "pbt" and base.training.early_stopping:
             errors.append(
                 "  training.early_stopping: scheduler = pbt needs members of equal length"

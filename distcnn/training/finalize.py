@@ -75,13 +75,18 @@ def _measure_workload(
     if chosen is None:
         return {}
     from distcnn.training.workload_evaluation import evaluate_workload
+    from distcnn.training.workload_fit import tensors_of
 
     module, measured = evaluate_workload(config, place.run, chosen, ["val", "test"])
     place.fence.check()
-    _leave_weights(place, module.state_dict())
+    _leave_weights(place, tensors_of(module))
     return measured
 
 
 def _leave_weights(place: Place, weights: Mapping[str, torch.Tensor]) -> None:
-    contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(place.run.weights_path, save_safetensors(contiguous))
+    # Copies: safetensors take no two names for one memory, as tied weights have.
+    kept = {
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in weights.items()
+    }
+    write_atomically(place.run.weights_path, save_safetensors(kept))

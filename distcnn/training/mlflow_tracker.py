@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from contextlib import suppress
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 
 from distcnn.config import RunConfig
 from distcnn.run_directory.metrics_log import Row
@@ -20,6 +23,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 _MARK = "distcnn.run"
+# In names.
+_UNKNOWN_CHARACTERS = re.compile(r"[^\w./ :-]", re.ASCII)
 _STATUSES = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -39,7 +44,10 @@ class MlflowTracker:
             began = self._client.create_run(experiment, tags=tags, run_name=run.path.name)
             self._id = began.info.run_id
         if not known or not known[0].data.params:
-            params = [Param(name, str(value)) for name, value in flat(config.to_plain()).items()]
+            params = [
+                Param(_UNKNOWN_CHARACTERS.sub("_", name), str(value))
+                for name, value in flat(config.to_plain()).items()
+            ]
             self._client.log_batch(self._id, params=params)
 
     def row(self, row: Row) -> None:
@@ -63,7 +71,13 @@ class MlflowTracker:
 
 def _experiment(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
-    return found.experiment_id if found else client.create_experiment(name)
+    if found is None:
+        # Another trial may be about to make it, too.
+        with suppress(MlflowException):
+            return client.create_experiment(name)
+        found = client.get_experiment_by_name(name)
+        assert found is not None, "whoever else has made it"
+    return found.experiment_id
 
 
 TRACKER = MlflowTracker

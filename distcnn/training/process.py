@@ -31,7 +31,7 @@ def build_trainer(
             # Inside a Slurm allocation Lightning would take its tasks for ours.
             plugins=[LightningEnvironment()],
             max_epochs=num_epochs,
-            callbacks=[_OurSignalHandlers(), *([callback] if callback else [])],
+            callbacks=[OurSignalHandlers(), *([callback] if callback else [])],
             # Each epoch asks for its own loader, which begins where training stands.
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
@@ -42,7 +42,7 @@ def build_trainer(
         )
 
 
-class _OurSignalHandlers(pl.Callback):
+class OurSignalHandlers(pl.Callback):
     """Puts the process's own SIGTERM handler back where Lightning has set one of its own.
 
     Lightning's would end the process in the middle of an evaluation, with exit code 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -37,7 +38,7 @@ class Counters:
     """Images trained on in that time."""
     best_epoch: int = 0
     """Epochs finished when the validation accuracy was best."""
-    best_accuracy: float = -1.0
+    best_accuracy: float = -math.inf
     epoch_loss_sum: float = 0.0
     """Over the steps of the current epoch whose loss has been looked at."""
     interval_losses: list[float] = field(default_factory=list[float])

@@ -23,7 +23,7 @@ from distcnn.run_directory.metrics_log import Row
 from distcnn.run_directory.run import RunDirectory
 
 # For what has not been told when training, or the run, ends.
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 10.0
 # Of a server's address, which errors are fond of telling.
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
@@ -50,10 +50,7 @@ class Trackers:
 
     def __init__(self, run: RunDirectory, config: RunConfig, notify: Notify) -> None:
         """Begin to tell them, which are installed."""
-        self._told = [
-            _InBackground(name, _find(name), run, config, notify)
-            for name in config.training.trackers
-        ]
+        self._told = [_InBackground(name, run, config, notify) for name in config.training.trackers]
 
     def row(self, row: Row) -> None:
         """Add the measures of one row."""
@@ -95,15 +92,15 @@ class _InBackground:
     def __init__(
         self,
         name: TrackerName,
-        kind: type[Tracker],
         run: RunDirectory,
         config: RunConfig,
         notify: Notify,
     ) -> None:
-        self._name, self._notify = name, notify
+        self._name: TrackerName = name
+        self._notify = notify
         self._calls: Queue[Callable[[Tracker], None] | None] = Queue()
         self._thread = threading.Thread(
-            target=self._tell, args=(kind, run, config), name=f"{name} tracker", daemon=True
+            target=self._tell, args=(run, config), name=f"{name} tracker", daemon=True
         )
         self._thread.start()
 
@@ -116,9 +113,9 @@ class _InBackground:
         if self._thread.is_alive():
             self._notify(f"{self._name} has not answered in time, and has not been told all")
 
-    def _tell(self, kind: type[Tracker], run: RunDirectory, config: RunConfig) -> None:
+    def _tell(self, run: RunDirectory, config: RunConfig) -> None:
         try:
-            tracker = kind(run, config)
+            tracker = _find(self._name)(run, config)
             while (call := self._calls.get()) is not None:
                 call(tracker)
             tracker.close()
@@ -151,5 +148,5 @@ def measures_of(results: dict[str, Any]) -> dict[str, float]:
         f"{split}/{name}": results[split][name]
         for split in ("val", "test")
         for name in ("accuracy", "loss")
-        if split in results
+        if name in results.get(split, {})
     }

@@ -18,6 +18,10 @@ class WandbTracker:
     """One run, which has an id of ours there, and is gone on with."""
 
     def __init__(self, run: RunDirectory, config: RunConfig) -> None:
+        # It would ask on the terminal, in the middle of a training.
+        is_online = os.environ.get("WANDB_MODE", "online") == "online"
+        if is_online and not wandb.login(prompt=False):
+            raise RuntimeError("no key: set WANDB_API_KEY, or type wandb login")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "distcnn"),
             id=own_mark(run.path / "wandb.json"),

@@ -6,7 +6,7 @@ from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 
 from distcnn import workload
 from distcnn.config import RunConfig
-from distcnn.training.user_code import shown_as_theirs
+from distcnn.user_code import shown_as_theirs
 
 
 def describe_workload(config: RunConfig) -> str:

@@ -13,8 +13,8 @@ from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.process import prepare_process
 from distcnn.training.tree import TreeSnapshot
-from distcnn.training.user_code import shown_as_theirs
-from distcnn.training.workload_fit import build_workload_trainer
+from distcnn.training.workload_fit import State, build_workload_trainer
+from distcnn.user_code import shown_as_theirs
 from distcnn.workers import Workers
 
 Split = Literal["val", "test"]
@@ -30,19 +30,34 @@ def evaluate_workload(
         pl.seed_everything(config.seed, verbose=False)
         work = workload.make(config)
         snapshot = TreeSnapshot.decode(read_checkpoint(run.checkpoints, record))
-        work.module.load_state_dict(snapshot.state["state_dict"])
         measured = {
-            split: _measure(config, work, split)
+            split: _measure(config, work, State(snapshot.state), split)
             for split in splits
-            if split == "val" or is_overridden("test_dataloader", work.data)
+            if split == "val" or _can_be_tested(work)
         }
     return work.module, measured
 
 
-def _measure(config: RunConfig, work: workload.Work, split: Split) -> dict[str, float]:
-    trainer = build_workload_trainer(config.with_values(workers={"count": 1}), Workers())
+def _can_be_tested(work: workload.Work) -> bool:
+    return is_overridden("test_dataloader", work.data) and is_overridden("test_step", work.module)
+
+
+def _measure(
+    config: RunConfig, work: workload.Work, state: State, split: Split
+) -> dict[str, float]:
+    alone = config.with_values(workers={"count": 1, "min": None, "max": None})
+    trainer = build_workload_trainer(alone, Workers(), state)
     run_split = trainer.validate if split == "val" else trainer.test
-    run_split(work.module, datamodule=work.data, verbose=False)
+    try:
+        run_split(
+            work.module,
+            datamodule=work.data,
+            ckpt_path="newest",
+            weights_only=False,  # Of a file; ours is none, and holds no pickle.
+            verbose=False,
+        )
+    except SystemExit:  # What Lightning makes of a Ctrl-C.
+        raise KeyboardInterrupt from None
     return {
         name.removeprefix(f"{split}/"): float(value)
         for name, value in trainer.callback_metrics.items()

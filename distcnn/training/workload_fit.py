@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import Any, cast
 
@@ -28,10 +29,10 @@ from distcnn.training.control import Decision
 from distcnn.training.meter import REPORT_EVERY_STEPS, Measured, Meter, TrainingEndedError
 from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
-from distcnn.training.process import prepare_process
+from distcnn.training.process import OurSignalHandlers, prepare_process
 from distcnn.training.snapshot import Counters, weights_sha256
 from distcnn.training.tree import TreeSnapshot
-from distcnn.training.user_code import shown_as_theirs
+from distcnn.user_code import shown_as_theirs
 from distcnn.workers import Workers
 
 
@@ -54,7 +55,7 @@ def fit_workload(config: RunConfig, place: Place) -> Outcome:
         with closing(_Keeper(config, place)) as keeper:
             if keeper.is_finished:
                 return Outcome("completed", keeper.counters)
-            trainer = build_workload_trainer(config, place.workers, keeper)
+            trainer = build_workload_trainer(config, place.workers, keeper.state, keeper)
             try:
                 with long_lived_objects_spared():
                     trainer.fit(
@@ -71,7 +72,7 @@ def fit_workload(config: RunConfig, place: Place) -> Outcome:
 
 
 def build_workload_trainer(
-    config: RunConfig, workers: Workers, keeper: _Keeper | None = None
+    config: RunConfig, workers: Workers, state: State, keeper: _Keeper | None = None
 ) -> pl.Trainer:
     """Lightning's own, in one of the workers' processes."""
     assert config.training.precision != "auto", "decided before training"
@@ -80,10 +81,10 @@ def build_workload_trainer(
         devices=1,
         num_nodes=workers.count,
         strategy=DDPStrategy() if workers.count > 1 else "auto",
-        plugins=[_Met(workers), *([keeper.state] if keeper else [])],
+        plugins=[_Met(workers), state],
         precision=config.training.precision,
         max_epochs=config.training.epochs,
-        callbacks=[keeper] if keeper else [],
+        callbacks=[OurSignalHandlers(), *([keeper] if keeper else [])],
         # Each epoch's loader is made after the epoch has been given its seed.
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
@@ -114,7 +115,7 @@ class _Met(LightningEnvironment):
         return 0
 
 
-class _State(CheckpointIO):
+class State(CheckpointIO):
     """Where Lightning puts its state, and finds it again: no file.
 
     Attributes:
@@ -163,7 +164,7 @@ class _Keeper(Checkpoint):
         self._books = open_books(place, config)
         content = place.workers.broadcast(self._books.newest_checkpoint())
         restored = TreeSnapshot.decode(content) if content else None
-        self.state = _State(restored.state if restored else None)
+        self.state = State(restored.state if restored else None)
         self.counters = restored.counters if restored else Counters()
         self._meter = Meter(config, place, self._books, self.counters, self._learning_rate)
         self._trainer: pl.Trainer | None = None
@@ -184,6 +185,8 @@ class _Keeper(Checkpoint):
         text = f"{self._config.seed} {self.counters.epoch} {self._place.workers.rank}"
         digest = hashlib.sha256(text.encode()).digest()
         pl.seed_everything(int.from_bytes(digest[:4], "little"), verbose=False)
+        # By which Lightning has each worker draw the order that they share out: one for all.
+        os.environ["PL_GLOBAL_SEED"] = str(self._config.seed)
 
     def close(self) -> None:
         """End the attempt's writing."""
@@ -202,6 +205,11 @@ class _Keeper(Checkpoint):
             raise UserError(
                 f"the training loader of {self._config.workload} has no length; give its dataset"
                 " one, so that an epoch has an end"
+            )
+        if not trainer.optimizers:
+            raise UserError(
+                f"configure_optimizers of {self._config.workload} returns no optimizer: nothing"
+                " would be trained"
             )
         self._meter.steps_per_epoch = int(trainer.num_training_batches)
         self._place.watcher.begin(self._config.training.epochs, self._meter.steps_per_epoch)
@@ -228,7 +236,8 @@ class _Keeper(Checkpoint):
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, torch.Tensor):
             raise UserError(f"training_step of {self._config.workload} has to return its loss")
-        self._meter.count_step(loss.detach(), _num_samples(batch) * self._place.workers.count)
+        num_samples = _num_samples(batch) or 1
+        self._meter.count_step(loss.detach(), num_samples * self._place.workers.count)
         if self.counters.step == self._meter.steps_per_epoch:
             return  # The end of the epoch is a boundary of its own, once it is validated.
         if self.counters.step % REPORT_EVERY_STEPS == 0:
@@ -267,15 +276,16 @@ class _Keeper(Checkpoint):
             )
         own = torch.stack([logged["val/loss"], logged["val/accuracy"]]).float().to(device)
         loss, accuracy = self._place.workers.gather(own[None]).mean(dim=0).tolist()
-        if not math.isfinite(loss):
-            raise self._meter.diverged(f"val/loss became {loss} at step {self.global_step}")
+        for name, value in (("val/loss", loss), ("val/accuracy", accuracy)):
+            if not math.isfinite(value):
+                raise self._meter.diverged(f"{name} became {value} at step {self.global_step}")
         return Measured(loss, accuracy)
 
     def _save(self, module: pl.LightningModule, val_accuracy: float) -> None:
         if self._place.workers.is_first:
             assert self.state.newest is not None, "Lightning has just kept it"
             content = TreeSnapshot(self.counters, self.state.newest).encode()
-            digests = {"weights_sha256": weights_sha256(module.state_dict())}
+            digests = {"weights_sha256": weights_sha256(tensors_of(module))}
             self._books.commit(
                 content, digests, self.counters.epoch, self.global_step, val_accuracy
             )
@@ -289,9 +299,21 @@ class _Keeper(Checkpoint):
         return float(self._trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def _num_samples(batch: Any) -> int:
-    """In a batch of any shape: the length of the first tensor in it."""
+def tensors_of(module: pl.LightningModule) -> dict[str, torch.Tensor]:
+    """Its state, without what is no tensor."""
+    state = module.state_dict()
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _num_samples(batch: Any) -> int | None:
+    """In a batch of any shape: the length of the first tensor in it; None where there is none."""
     if isinstance(batch, torch.Tensor):
-        return len(batch)
-    members = batch.values() if isinstance(batch, dict) else batch
-    return next((_num_samples(member) for member in members), 0)
+        return len(batch) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        members: Iterable[Any] = batch.values()
+    elif isinstance(batch, (list, tuple)):
+        members = batch
+    else:
+        return None
+    counts = map(_num_samples, members)
+    return next((count for count in counts if count is not None), None)

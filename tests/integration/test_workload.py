@@ -63,7 +63,12 @@ def saves(run: Path) -> int:
 
 def test_two_workers_train_it_and_the_winner_of_a_sweep_is_tested(folder: Path):
     run = folder / "launched"
-    finish(distcnn("launch", "spirals.yaml", "workers.count=2", "--run-dir", run))
+    (folder / "seen.py").write_text(SEEN, encoding="utf-8")
+    command = ["spirals.yaml", "workload=seen:seen", "workers.count=2"]
+    finish(distcnn("launch", *command, "--run-dir", run))
+    shares = [set((folder / f"seen-0-{rank}").read_text().split()) for rank in range(2)]
+    assert not shares[0] & shares[1], "each sees its part of an epoch"
+    assert len(shares[0] | shares[1]) == 1500
     ended = results(run)
     assert ended["workers"]["count"] == 2
     assert ended["test"]["accuracy"] > 0.8
@@ -72,6 +77,23 @@ def test_two_workers_train_it_and_the_winner_of_a_sweep_is_tested(folder: Path):
     best = results(sweep)["best"]
     assert best["values"]["parameters.hidden"] == 48
     assert best["test"]["accuracy"] > 0.8
+
+
+SEEN = """
+import os
+import spirals
+
+class Seen(spirals.Classifier):
+    def training_step(self, batch, batch_idx):
+        name = f"seen-{self.current_epoch}-{self.global_rank}"
+        with open(os.path.join(os.environ["DISTCNN_WORKLOAD_DIR"], name), "a") as file:
+            print(*(point.sum().item() for point in batch[0]), file=file)
+        return super().training_step(batch, batch_idx)
+
+def seen(config, hidden):
+    _, data = spirals.spirals(config, hidden)
+    return Seen(hidden, config.optimizer.lr), data
+"""
 
 
 def test_other_commands_say_what_they_can_and_cannot(folder: Path):
@@ -101,6 +123,15 @@ WITH_MISTAKES: dict[str, tuple[Callable[[str], str], str]] = {
     "returns no pair": (
         lambda text: text.replace(", data\n", "\n"),
         "has to return a LightningModule and a LightningDataModule, and returned Classifier",
+    ),
+    "imports what is not there": (
+        lambda text: "import nowhere\n" + text,
+        "No module named 'nowhere'",
+    ),
+    "is no Python": (lambda text: text + "\ndef (\n", "SyntaxError"),
+    "takes no such parameter": (
+        lambda text: text.replace("hidden=32", "hiden=32"),
+        "got an unexpected keyword argument 'hidden'",
     ),
     "has no such function": (
         lambda text: text.replace("def spirals(", "def other("),

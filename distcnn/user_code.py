@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import traceback
 from collections.abc import Generator
@@ -11,8 +12,10 @@ from pathlib import Path
 import distcnn
 from distcnn.errors import UserError
 
-_OURS = str(Path(distcnn.__file__).parent)
-_LIBRARIES = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages", "<frozen")
+_OURS = str(Path(distcnn.__file__).parent) + os.sep
+_LIBRARIES = (sysconfig.get_path("stdlib") + os.sep, "site-packages", "dist-packages", "<frozen")
+# They say where, or what; the second is Lightning's, which is not imported for its name.
+_SAYING_ENOUGH = ("SyntaxError", "IndentationError", "MisconfigurationException")
 
 
 class UserCodeError(UserError):
@@ -29,9 +32,11 @@ def shown_as_theirs(workload: str) -> Generator[None]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if not _is_foreign(frame.filename)]
+        what = "".join(traceback.format_exception_only(error)).rstrip()
+        if type(error).__name__ in _SAYING_ENOUGH:
+            raise UserCodeError(f"{workload}: {what}") from error
         if not theirs:
             raise  # It is ours, or a library's.
-        what = "".join(traceback.format_exception_only(error)).rstrip()
         way = "".join(traceback.format_list(theirs)).rstrip()
         raise UserCodeError(f"{workload} raised:\n{way}\n{what}") from error
 
