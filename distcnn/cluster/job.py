@@ -40,6 +40,8 @@ class Job:
     """The resolved run config, or the sweep and its base, by the names of their files."""
     submission: str = field(default_factory=lambda: uuid.uuid4().hex)
     only_preflight: bool = False
+    workload: str | None = None
+    """Somebody's own, whose module travels."""
 
     @property
     def ticket(self) -> Ticket:
@@ -86,7 +88,7 @@ def job_of_run(
     chosen = checked_id(job_id, run_dir, config.name)
     kept = kept_at(run_dir or config.storage.directory / chosen, spec)
     text = config_file.to_yaml(_as_all_see_it(config, kept, spec))
-    return Job(chosen, "run", kept, spec, {CONFIG: text})
+    return Job(chosen, "run", kept, spec, {CONFIG: text}, workload=config.workload)
 
 
 def job_of_sweep(
@@ -99,7 +101,7 @@ def job_of_sweep(
         SWEEP: config_file.plain_to_yaml(sweep_file.to_plain(sweep.config, _BASE)),
         _BASE: config_file.to_yaml(_as_all_see_it(sweep.base, kept, spec)),
     }
-    return Job(chosen, "sweep", kept, spec, documents)
+    return Job(chosen, "sweep", kept, spec, documents, workload=sweep.base.workload)
 
 
 def _as_all_see_it(config: RunConfig, kept: Location, spec: ClusterSpec) -> RunConfig:

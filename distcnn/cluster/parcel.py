@@ -13,7 +13,6 @@ from pathlib import Path
 import distcnn
 from distcnn.cluster.job import Job, requirements
 from distcnn.cluster.ticket import TICKET
-from distcnn.cluster.workload import workload_of
 from distcnn.config_file import shipped_configs
 from distcnn.errors import UserError
 
@@ -81,10 +80,9 @@ class Parcel:
 def parcel_of(job: Job) -> Parcel:
     """All that a driver of this job needs, besides libraries and data."""
     documents = {name: text.encode() for name, text in job.documents.items()}
-    name = workload_of(job).config.workload
     return Parcel(
         {
-            **(dict(_users_files(name)) if name else {}),
+            **(dict(_users_files(job.workload)) if job.workload else {}),
             **dict(_package_files()),
             **documents,
             TICKET: job.ticket.to_json().encode(),
