@@ -6,7 +6,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train launch tune test test-cluster chaos check docs format bench bench-ray bench-tune bench-reproducible cluster-files clean
+.PHONY: help install train launch tune test test-cluster chaos check docs format bench bench-ray bench-tune bench-reproducible bench-accuracy cluster-files clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and t
 
 bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (35 min)
 	$(BIN)/python -m benchmarks.bench_reproducible $(ARGS)
+
+bench-accuracy: $(VENV)/.installed  ## measure the accuracy of the best recipe over five seeds (an hour)
+	$(BIN)/python -m benchmarks.bench_accuracy $(ARGS)
 
 cluster-files: $(VENV)/.installed  ## render the files in cluster/ from their specs
 	$(BIN)/python -m distcnn.cluster.shipped
