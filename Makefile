@@ -29,11 +29,11 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
 	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
-test: $(VENV)/.installed  ## run the tests of one machine (13 min on two cores)
+test: $(VENV)/.installed  ## run the tests of one machine (25 min on two busy cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
-test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (25 min)
+test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (28 min)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/cluster $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
@@ -67,7 +67,7 @@ bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and t
 bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (35 min)
 	$(BIN)/python -m benchmarks.bench_reproducible $(ARGS)
 
-bench-accuracy: $(VENV)/.installed  ## measure the accuracy of the best recipe over five seeds (an hour)
+bench-accuracy: $(VENV)/.installed  ## measure the accuracy of the best recipe over five seeds (hours on a CPU)
 	$(BIN)/python -m benchmarks.bench_accuracy $(ARGS)
 
 cluster-files: $(VENV)/.installed  ## render the files in cluster/ from their specs

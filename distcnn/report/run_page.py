@@ -305,7 +305,8 @@ def _attempts(events: Iterable[dict[str, Any]]) -> list[_Attempt]:
             workers = f"{len(hosts)} on {', '.join(sorted(set(hosts)))}" if hosts else "1"
             attempts[number] = _Attempt(number, began, workers)
         elif number in attempts and event["event"] in _ENDS:
-            attempts[number].ended = _ENDS[event["event"]].format(**{"reason": "", **event})
+            headline = event.get("reason", "").partition("\n")[0]
+            attempts[number].ended = _ENDS[event["event"]].format(headline)
     told = list(attempts.values())
     for earlier in told[:-1]:
         earlier.ended = earlier.ended or "killed"
@@ -314,9 +315,7 @@ def _attempts(events: Iterable[dict[str, Any]]) -> list[_Attempt]:
 
 _ENDS = {
     "completed": "trained to the end",
-    "stopped": "stopped: {reason}",
-    "failed": "failed: {reason}",
-    "attempt_failed": "failed: {reason}",
-    "restart": "begun again after a {cause}: {reason}",
-    "resize": "from {workers_before} to {workers} workers",
+    "stopped": "stopped: {}",
+    "failed": "failed: {}",
+    "attempt_failed": "failed: {}",
 }

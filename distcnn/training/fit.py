@@ -58,7 +58,7 @@ def fit(config: RunConfig, place: Place) -> Outcome:
     num_steps = config.training.epochs * data.order.steps_per_epoch
     module = ImageClassifier(config, num_steps, place.workers)
     with closing(RunKeeper(place, module, data)) as keeper:
-        if keeper.is_finished:
+        if keeper.meter.is_finished:
             return Outcome("completed", keeper.counters)
         epochs_left = config.training.epochs - keeper.counters.epoch
         trainer = build_trainer(config, keeper, epochs_left)
@@ -71,7 +71,7 @@ def fit(config: RunConfig, place: Place) -> Outcome:
             if not is_out_of_memory(error):
                 raise
             remedy = _out_of_memory_remedy(config)
-            raise OutOfMemoryError(remedy, keeper.counters, keeper.global_step) from error
+            raise OutOfMemoryError(remedy, keeper.counters, keeper.meter.global_step) from error
         finally:
             place.watcher.end()
         return Outcome("completed", keeper.counters)

@@ -37,20 +37,10 @@ class RunKeeper(pl.Callback):
         content = place.workers.broadcast(self._books.newest_checkpoint())
         self._restored = None if content is None else Snapshot.decode(content)
         self.counters = self._restored.counters if self._restored else Counters()
-        self._meter = Meter(self._config, place, self._books, self.counters, module.learning_rate)
-        self._meter.steps_per_epoch = data.order.steps_per_epoch
+        self.meter = Meter(self._config, place, self._books, self.counters, module.learning_rate)
+        self.meter.steps_per_epoch = data.order.steps_per_epoch
         data.position = Position(self.counters.epoch, self.counters.step)
         module.on_step_end = self._on_step_end
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is nothing left to train."""
-        return self._meter.is_finished
-
-    @property
-    def global_step(self) -> int:
-        """Steps done since the start of the run."""
-        return self._meter.global_step
 
     def close(self) -> None:
         """End the attempt's writing."""
@@ -68,37 +58,37 @@ class RunKeeper(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of training."""
-        self._meter.start_clock()
+        self.meter.start_clock()
 
     def _on_step_end(self, batch: Batch, loss: torch.Tensor) -> None:
         """A step boundary."""
-        self._meter.count_step(loss, batch.global_size)
+        self.meter.count_step(loss, batch.global_size)
         if self.counters.step == self._data.order.steps_per_epoch:
             return  # The end of the epoch is a boundary of its own, once it is validated.
         if self.counters.step % REPORT_EVERY_STEPS == 0:
-            self._meter.report_steps()
-        decision = self._place.control.decide(self.global_step)
+            self.meter.report_steps()
+        decision = self._place.control.decide(self.meter.global_step)
         if decision.action != "continue":
-            self._meter.read_losses()
+            self.meter.read_losses()
             self._check_weights()
             self._save(val_accuracy=None)
             self._leave_if_asked(decision)
-            self._meter.start_clock()
+            self.meter.start_clock()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock of training."""
-        self._meter.read_losses()
+        self.meter.read_losses()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The boundary at the end of an epoch."""
         self._check_weights()
         measured = Measured(self._module.measured["loss"], self._module.measured["accuracy"])
-        report = self._meter.end_epoch(measured)
+        report = self.meter.end_epoch(measured)
         self._data.position = Position(self.counters.epoch)
         self._save(measured.accuracy)
         # Once it is saved: what a sweep has been told is never lost, nor trained again.
         self._place.watcher.epoch(report)
-        if self.is_finished:
+        if self.meter.is_finished:
             trainer.should_stop = True
         else:
             self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
@@ -120,7 +110,7 @@ class RunKeeper(pl.Callback):
             # In which a difference may be lost in rounding for a while.
             digests["trained_sha256"] = weights_sha256(module.network.state_dict())
         self._books.commit(
-            snapshot.encode(), digests, self.counters.epoch, self.global_step, val_accuracy
+            snapshot.encode(), digests, self.counters.epoch, self.meter.global_step, val_accuracy
         )
 
     def _check_weights(self) -> None:
@@ -131,12 +121,12 @@ class RunKeeper(pl.Callback):
         """
         weights = self._module.network.state_dict().values()
         if not all(bool(tensor.isfinite().all()) for tensor in weights):
-            what = f"the weights became infinite or NaN by step {self.global_step}"
-            raise self._meter.diverged(what)
+            what = f"the weights became infinite or NaN by step {self.meter.global_step}"
+            raise self.meter.diverged(what)
 
     def _leave_if_asked(self, decision: Decision) -> None:
         if decision.action == "stop":
-            raise self._meter.stopped(decision.reason, decision.signal_number)
+            raise self.meter.stopped(decision.reason, decision.signal_number)
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._module.network.load_state_dict(snapshot.network)

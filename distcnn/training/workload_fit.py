@@ -53,7 +53,7 @@ def fit_workload(config: RunConfig, place: Place) -> Outcome:
         pl.seed_everything(config.seed, verbose=False)
         work = workload.make(config)
         with closing(_Keeper(config, place)) as keeper:
-            if keeper.is_finished:
+            if keeper.meter.is_finished:
                 return Outcome("completed", keeper.counters)
             trainer = build_workload_trainer(config, place.workers, keeper.state, keeper)
             try:
@@ -166,19 +166,9 @@ class _Keeper(Checkpoint):
         restored = TreeSnapshot.decode(content) if content else None
         self.state = State(restored.state if restored else None)
         self.counters = restored.counters if restored else Counters()
-        self._meter = Meter(config, place, self._books, self.counters, self._learning_rate)
+        self.meter = Meter(config, place, self._books, self.counters, self._learning_rate)
         self._trainer: pl.Trainer | None = None
         self._has_begun = False
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is nothing left to train."""
-        return self._meter.is_finished
-
-    @property
-    def global_step(self) -> int:
-        """Steps done since the start of the run."""
-        return self._meter.global_step
 
     def seed_epoch(self) -> None:
         """Have what is random in an epoch depend on the run's seed, the epoch and the worker."""
@@ -211,8 +201,8 @@ class _Keeper(Checkpoint):
                 f"configure_optimizers of {self._config.workload} returns no optimizer: nothing"
                 " would be trained"
             )
-        self._meter.steps_per_epoch = int(trainer.num_training_batches)
-        self._place.watcher.begin(self._config.training.epochs, self._meter.steps_per_epoch)
+        self.meter.steps_per_epoch = int(trainer.num_training_batches)
+        self._place.watcher.begin(self._config.training.epochs, self.meter.steps_per_epoch)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of training."""
@@ -222,7 +212,7 @@ class _Keeper(Checkpoint):
             # attempt's first epoch it has made before. An epoch has to begin alike in both.
             iter(cast(Iterable[Any], trainer.fit_loop._data_fetcher))  # pyright: ignore[reportPrivateUsage]
             self._has_begun = True
-        self._meter.start_clock()
+        self.meter.start_clock()
 
     def on_train_batch_end(
         self,
@@ -237,26 +227,26 @@ class _Keeper(Checkpoint):
         if not isinstance(loss, torch.Tensor):
             raise UserError(f"training_step of {self._config.workload} has to return its loss")
         num_samples = _num_samples(batch) or 1
-        self._meter.count_step(loss.detach(), num_samples * self._place.workers.count)
-        if self.counters.step == self._meter.steps_per_epoch:
+        self.meter.count_step(loss.detach(), num_samples * self._place.workers.count)
+        if self.counters.step == self.meter.steps_per_epoch:
             return  # The end of the epoch is a boundary of its own, once it is validated.
         if self.counters.step % REPORT_EVERY_STEPS == 0:
-            self._meter.report_steps()
+            self.meter.report_steps()
         # Nothing is saved here, so nothing but the wish to stop is of interest.
         self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock of training."""
-        self._meter.read_losses()
+        self.meter.read_losses()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The boundary at the end of an epoch, after all other callbacks."""
         measured = self._measured(trainer, pl_module.device)
-        report = self._meter.end_epoch(measured)
+        report = self.meter.end_epoch(measured)
         trainer.save_checkpoint("newest")
         self._save(pl_module, measured.accuracy)
         self._place.watcher.epoch(report)
-        if self.is_finished:
+        if self.meter.is_finished:
             trainer.should_stop = True
         else:
             self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
@@ -278,7 +268,7 @@ class _Keeper(Checkpoint):
         loss, accuracy = self._place.workers.gather(own[None]).mean(dim=0).tolist()
         for name, value in (("val/loss", loss), ("val/accuracy", accuracy)):
             if not math.isfinite(value):
-                raise self._meter.diverged(f"{name} became {value} at step {self.global_step}")
+                raise self.meter.diverged(f"{name} became {value} at step {self.meter.global_step}")
         return Measured(loss, accuracy)
 
     def _save(self, module: pl.LightningModule, val_accuracy: float) -> None:
@@ -287,12 +277,12 @@ class _Keeper(Checkpoint):
             content = TreeSnapshot(self.counters, self.state.newest).encode()
             digests = {"weights_sha256": weights_sha256(tensors_of(module))}
             self._books.commit(
-                content, digests, self.counters.epoch, self.global_step, val_accuracy
+                content, digests, self.counters.epoch, self.meter.global_step, val_accuracy
             )
 
     def _leave_if_asked(self, decision: Decision) -> None:
         if decision.action == "stop":
-            raise self._meter.stopped(decision.reason, decision.signal_number)
+            raise self.meter.stopped(decision.reason, decision.signal_number)
 
     def _learning_rate(self, step: int) -> float:
         assert self._trainer is not None, "steps are counted once training has begun"
