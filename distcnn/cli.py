@@ -321,7 +321,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     # Any machine may evaluate: only training has to go on where it began.
     config = run.read_config().with_values(
-        workers={"count": 1, "min": None, "max": None, "gpus": None}
+        workers={"count": 1, "min": None, "max": None, "gpus": None}, training={"trackers": []}
     )
     config, dataset = resolve(config, watcher())
     record = choose_checkpoint(run)
@@ -366,9 +366,16 @@ def _predict(options: argparse.Namespace) -> int:
     run, pictures = open_run(options.run), list(find_pictures(options.pictures))
     from distcnn.training.predict import predict
 
+    all_were_read = True
     for prediction in predict(run, pictures):
-        print(json.dumps(prediction.plain) if options.json else prediction, flush=True)
-    return 0
+        all_were_read &= prediction.error is None
+        if options.json:
+            print(json.dumps(prediction.plain), flush=True)
+        elif prediction.error is None:
+            print(prediction, flush=True)
+        else:
+            print(f"distcnn: {prediction.error}", file=sys.stderr)
+    return 0 if all_were_read else 1
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ _SAYING_ENOUGH = ("SyntaxError", "IndentationError", "MisconfigurationException"
 
 
 class UserCodeError(UserError):
-    """Something raised in the module, the data or the factory of a workload."""
+    """Something is wrong with the module, the data or the factory of a workload."""
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from distcnn.config import ModelConfig
+from distcnn.data.dataset import class_names
 from distcnn.data.module import to_float
 from distcnn.errors import UsageError, UserError
 from distcnn.files import write_atomically
@@ -90,10 +91,10 @@ def export(run: RunDirectory, format: Format, path: Path | None = None) -> Expor
     pixels = np.concatenate([predictions.example_image[None], predictions.mistake_images])
     # One alone would be taken for a shape that is fixed.
     images = to_float(torch.from_numpy(pixels))[:, None].repeat(2, 1, 1, 1)
-    model = run.read_config().model
-    names = (run.read_provenance() or {})["data"]["class_names"]
+    config = run.read_config()
+    model = config.model
     about = {
-        "class_names": json.dumps(names),
+        "class_names": json.dumps(class_names(config.data.source)),
         "model": model.model_dump_json(),
     }
     write, read = _WAYS[format]

@@ -23,6 +23,7 @@ from distcnn.training.place import Place
 from distcnn.training.provenance import Ground
 from distcnn.training.resolve import resolve
 from distcnn.training.results import record_end
+from distcnn.user_code import UserCodeError
 from distcnn.workers import Workers
 
 
@@ -79,6 +80,9 @@ def fit_or_fail(config: RunConfig, place: Place) -> Outcome:
         outcome = fit(config, place)
     except OutOfMemoryError as error:
         outcome = Outcome("failed", error.counters, str(error))
+    except UserCodeError as error:
+        place.run.append_event("failed", attempt=attempt, reason=str(error))
+        raise
     place.run.append_event(outcome.status, attempt=attempt, reason=outcome.reason)
     return outcome
 

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from distcnn.data.dataset import class_names
 from distcnn.data.module import to_float
 from distcnn.data.pictures import read_picture
+from distcnn.errors import UserError
+from distcnn.module import ImageClassifier
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.chosen import chosen_network
 
@@ -26,10 +30,12 @@ class Prediction:
     Attributes:
         picture: its file.
         guesses: the likeliest classes with their probabilities, the likeliest first.
+        error: why it cannot be read, and there are no guesses; None where it can.
     """
 
     picture: Path
-    guesses: Sequence[tuple[str, float]]
+    guesses: Sequence[tuple[str, float]] = ()
+    error: str | None = None
 
     def __str__(self) -> str:
         """On a line, for people."""
@@ -39,6 +45,8 @@ class Prediction:
     @property
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
+        if self.error is not None:
+            return {"picture": str(self.picture), "error": self.error}
         guesses = [{"label": label, "probability": share} for label, share in self.guesses]
         return {"picture": str(self.picture), "guesses": guesses}
 
@@ -47,18 +55,38 @@ def predict(run: RunDirectory, pictures: Sequence[Path]) -> Iterator[Prediction]
     """What the run's chosen network takes each picture for, in their order.
 
     Raises:
-        UserError: a picture cannot be read, or the run has chosen none yet.
+        UserError: the run has chosen no network yet.
     """
-    provenance = run.read_provenance() or {}
-    names: list[str] = provenance["data"]["class_names"]
+    names = class_names(run.read_config().data.source)
     network = chosen_network(run)
     for start in range(0, len(pictures), _AT_A_TIME):
         some = pictures[start : start + _AT_A_TIME]
-        images = torch.from_numpy(np.stack([read_picture(picture) for picture in some]))
-        with torch.inference_mode():
-            probabilities = network.probabilities(to_float(images)[:, None])
-        shares, classes = probabilities.topk(_NUM_GUESSES)
-        for picture, of_picture, which in zip(some, shares.tolist(), classes.tolist(), strict=True):
-            yield Prediction(
-                picture, [(names[c], share) for c, share in zip(which, of_picture, strict=True)]
-            )
+        read = [_read(picture) for picture in some]
+        images = [each for each in read if not isinstance(each, str)]
+        guesses = iter(_guess(network, np.stack(images), names) if images else ())
+        for picture, image in zip(some, read, strict=True):
+            if isinstance(image, str):
+                yield Prediction(picture, error=image)
+            else:
+                yield Prediction(picture, next(guesses))
+
+
+def _read(picture: Path) -> NDArray[np.uint8] | str:
+    """The picture, or why it cannot be read."""
+    try:
+        return read_picture(picture)
+    except UserError as error:
+        return str(error)
+
+
+def _guess(
+    network: ImageClassifier, images: NDArray[np.uint8], names: Sequence[str]
+) -> list[list[tuple[str, float]]]:
+    """Of images `(N, 28, 28)`, each one's likeliest classes."""
+    with torch.inference_mode():
+        probabilities = network.probabilities(to_float(torch.from_numpy(images))[:, None])
+    shares, classes = probabilities.topk(_NUM_GUESSES)
+    return [
+        [(names[int(c)], share) for c, share in zip(which, of_image, strict=True)]
+        for of_image, which in zip(shares.tolist(), classes.tolist(), strict=True)
+    ]

@@ -1,7 +1,7 @@
 """A state of any shape in a checkpoint: tensors as they are, everything else as JSON.
 
-Somebody's own module, and Lightning, keep dicts and lists of more than tensors. They come back as
-they were, and nothing of it is code that would be run.
+Somebody's own module, and Lightning, keep dicts and lists of more than tensors. They come back with
+all that was in them, as plain dicts, lists and tuples: nothing of it is code that would be run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TreeSnapshot:
 def _plain(value: Any, place: str, tensors: Tensors) -> Any:
     """The value as JSON has it: each container as its kind with its members."""
     match value:
-        case torch.Tensor():
+        case torch.Tensor() if value.layout == torch.strided and not value.is_quantized:
             name = f"state.{len(tensors)}"
             # A copy: two that share memory could not be saved as what they are.
             tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -68,10 +68,16 @@ def _plain(value: Any, place: str, tensors: Tensors) -> Any:
             return value
         case _:
             raise UserError(
-                f"{place.lstrip('.')} is a {type(value).__name__}: a checkpoint holds tensors,"
+                f"{place.lstrip('.')} is {_kind(value)}: a checkpoint holds dense tensors,"
                 " numbers, texts, lists and dicts alone, so that reading it runs no code. Keep it"
                 " as one of these, or leave it out of the state"
             )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of layout {value.layout} and type {value.dtype}"
+    return f"of type {type(value).__name__}"
 
 
 def _rich(value: Any, tensors: Tensors) -> Any:

@@ -13,7 +13,7 @@ from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.process import prepare_process
 from distcnn.training.tree import TreeSnapshot
-from distcnn.training.workload_fit import State, build_workload_trainer
+from distcnn.training.workload_trainer import State, build_workload_trainer
 from distcnn.user_code import shown_as_theirs
 from distcnn.workers import Workers
 

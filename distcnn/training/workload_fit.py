@@ -1,7 +1,8 @@
 """Training somebody's own LightningModule on their data, by Lightning's own loop.
 
 What makes it go on exactly: every epoch begins with a seed of its own, and a checkpoint is written
-at the end of each epoch. One that was begun when a run was stopped is trained again.
+at the end of each epoch. One that was begun when a run was stopped is trained again. What Lightning
+does of an epoch once its checkpoint is written, it would not do on going on: `Afterwards`.
 """
 
 from __future__ import annotations
@@ -16,24 +17,21 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.strategies import DDPStrategy
 
 from distcnn import workload
 from distcnn.collector import long_lived_objects_spared
 from distcnn.config import RunConfig
-from distcnn.errors import UserError
+from distcnn.training.afterwards import Afterwards
 from distcnn.training.books import open_books
 from distcnn.training.control import Decision
 from distcnn.training.meter import REPORT_EVERY_STEPS, Measured, Meter, TrainingEndedError
 from distcnn.training.outcome import Outcome
 from distcnn.training.place import Place
-from distcnn.training.process import OurSignalHandlers, prepare_process
+from distcnn.training.process import prepare_process
 from distcnn.training.snapshot import Counters, weights_sha256
 from distcnn.training.tree import TreeSnapshot
-from distcnn.user_code import shown_as_theirs
-from distcnn.workers import Workers
+from distcnn.training.workload_trainer import State, build_workload_trainer
+from distcnn.user_code import UserCodeError, shown_as_theirs
 
 
 def fit_workload(config: RunConfig, place: Place) -> Outcome:
@@ -44,8 +42,8 @@ def fit_workload(config: RunConfig, place: Place) -> Outcome:
         place: where.
 
     Raises:
-        UserCodeError: their code raised; told with their lines.
-        UserError: it does not log what checkpoints are chosen by, ...
+        UserCodeError: their code raised, told with their lines; or does not log what
+            checkpoints are chosen by, ...
     """
     assert config.workload is not None
     prepare_process(config)
@@ -53,7 +51,7 @@ def fit_workload(config: RunConfig, place: Place) -> Outcome:
         pl.seed_everything(config.seed, verbose=False)
         work = workload.make(config)
         with closing(_Keeper(config, place)) as keeper:
-            if keeper.meter.is_finished:
+            if keeper.is_finished:
                 return Outcome("completed", keeper.counters)
             trainer = build_workload_trainer(config, place.workers, keeper.state, keeper)
             try:
@@ -69,77 +67,6 @@ def fit_workload(config: RunConfig, place: Place) -> Outcome:
             finally:
                 place.watcher.end()
             return Outcome("completed", keeper.counters)
-
-
-def build_workload_trainer(
-    config: RunConfig, workers: Workers, state: State, keeper: _Keeper | None = None
-) -> pl.Trainer:
-    """Lightning's own, in one of the workers' processes."""
-    assert config.training.precision != "auto", "decided before training"
-    return pl.Trainer(
-        accelerator="gpu" if config.workers.gpus else "cpu",
-        devices=1,
-        num_nodes=workers.count,
-        strategy=DDPStrategy() if workers.count > 1 else "auto",
-        plugins=[_Met(workers), state],
-        precision=config.training.precision,
-        max_epochs=config.training.epochs,
-        callbacks=[OurSignalHandlers(), *([keeper] if keeper else [])],
-        # Each epoch's loader is made after the epoch has been given its seed.
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=keeper is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-class _Met(LightningEnvironment):
-    """Workers that have met already, each with a device of its own, as Lightning counts nodes."""
-
-    def __init__(self, workers: Workers) -> None:
-        super().__init__()
-        self._workers = workers
-        self.set_world_size(workers.count)
-        self.set_global_rank(workers.rank)
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    def node_rank(self) -> int:
-        return self._workers.rank
-
-    def local_rank(self) -> int:
-        return 0
-
-
-class State(CheckpointIO):
-    """Where Lightning puts its state, and finds it again: no file.
-
-    Attributes:
-        newest: its state; None before the first.
-    """
-
-    def __init__(self, newest: dict[str, Any] | None) -> None:
-        self.newest = newest
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: object, storage_options: object = None
-    ) -> None:
-        """Keep it."""
-        self.newest = checkpoint
-
-    def load_checkpoint(
-        self, path: object, map_location: object = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Give it back."""
-        assert self.newest is not None, "asked for where there is one"
-        return self.newest
-
-    def remove_checkpoint(self, path: object) -> None:
-        """There is no file."""
 
 
 def _seeded(data: pl.LightningDataModule, keeper: _Keeper) -> pl.LightningDataModule:
@@ -166,9 +93,15 @@ class _Keeper(Checkpoint):
         restored = TreeSnapshot.decode(content) if content else None
         self.state = State(restored.state if restored else None)
         self.counters = restored.counters if restored else Counters()
-        self.meter = Meter(config, place, self._books, self.counters, self._learning_rate)
-        self._trainer: pl.Trainer | None = None
+        self.meter = Meter(config, place, self._books, self.counters, lambda step: self._lr)
+        self._lr = 0.0
+        self._afterwards = Afterwards(self.state.newest)
         self._has_begun = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.meter.is_finished or self._afterwards.is_end
 
     def seed_epoch(self) -> None:
         """Have what is random in an epoch depend on the run's seed, the epoch and the worker."""
@@ -188,20 +121,20 @@ class _Keeper(Checkpoint):
         """Say what lies ahead.
 
         Raises:
-            UserError: nobody knows how long an epoch is.
+            UserCodeError: nobody knows how long an epoch is, or nothing would be trained.
         """
-        self._trainer = trainer
         if not math.isfinite(trainer.num_training_batches):
-            raise UserError(
+            raise UserCodeError(
                 f"the training loader of {self._config.workload} has no length; give its dataset"
                 " one, so that an epoch has an end"
             )
         if not trainer.optimizers:
-            raise UserError(
+            raise UserCodeError(
                 f"configure_optimizers of {self._config.workload} returns no optimizer: nothing"
                 " would be trained"
             )
         self.meter.steps_per_epoch = int(trainer.num_training_batches)
+        self._afterwards.catch_up(trainer, self.counters.epoch)
         self._place.watcher.begin(self._config.training.epochs, self.meter.steps_per_epoch)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -214,6 +147,12 @@ class _Keeper(Checkpoint):
             self._has_begun = True
         self.meter.start_clock()
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note what the step is made with: schedulers are asked before it is counted."""
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
@@ -225,7 +164,7 @@ class _Keeper(Checkpoint):
         """A step boundary."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, torch.Tensor):
-            raise UserError(f"training_step of {self._config.workload} has to return its loss")
+            raise UserCodeError(f"training_step of {self._config.workload} has to return its loss")
         num_samples = _num_samples(batch) or 1
         self.meter.count_step(loss.detach(), num_samples * self._place.workers.count)
         if self.counters.step == self.meter.steps_per_epoch:
@@ -251,6 +190,12 @@ class _Keeper(Checkpoint):
         else:
             self._leave_if_asked(self._place.control.decide_after_epoch(pl_module.device))
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Lightning's own."""
+        Afterwards.keep(trainer, checkpoint)
+
     # What the hooks are made of.
 
     def _measured(self, trainer: pl.Trainer, device: torch.device) -> Measured:
@@ -259,7 +204,7 @@ class _Keeper(Checkpoint):
         missing = [name for name in ("val/loss", "val/accuracy") if name not in logged]
         if missing:
             there = ", ".join(sorted(logged)) or "nothing"
-            raise UserError(
+            raise UserCodeError(
                 f"{self._config.workload} does not log {' and '.join(missing)} in its validation,"
                 f" by which checkpoints are chosen (it logs {there}). Log them there:"
                 ' self.log("val/accuracy", ...), whatever more of is better'
@@ -283,10 +228,6 @@ class _Keeper(Checkpoint):
     def _leave_if_asked(self, decision: Decision) -> None:
         if decision.action == "stop":
             raise self.meter.stopped(decision.reason, decision.signal_number)
-
-    def _learning_rate(self, step: int) -> float:
-        assert self._trainer is not None, "steps are counted once training has begun"
-        return float(self._trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def tensors_of(module: pl.LightningModule) -> dict[str, torch.Tensor]:

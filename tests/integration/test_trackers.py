@@ -95,6 +95,18 @@ def test_a_server_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest
     assert time.monotonic() - began < TIMEOUT_SECONDS
 
 
+def test_a_server_that_never_answers_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        said = finish(train_command(tmp_path / "run", MLFLOW))
+    assert "Run completed" in said
+    assert "mlflow has not answered in time" in said
+
+
 def test_wandb_has_the_rows_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = tmp_path / "run"

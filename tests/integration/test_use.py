@@ -64,7 +64,14 @@ def test_a_picture_is_told_on_a_line(undisturbed: Path, pictures: Path):
 def test_what_is_no_picture_is_told(undisturbed: Path, tmp_path: Path):
     text = tmp_path / "notes.png"
     text.write_text("not a picture")
-    assert "cannot be read as a picture" in finish(distcnn("predict", undisturbed, text), 1)
+    Image.new("L", (28, 28), 0).save(tmp_path / "good.png")
+    said = finish(distcnn("predict", undisturbed, text, tmp_path / "good.png"), 1)
+    assert f"distcnn: {text} cannot be read as a picture" in said
+    assert f"{tmp_path / 'good.png'}: " in said, "the others are looked at all the same"
+    told = finish(distcnn("predict", undisturbed, text, tmp_path / "good.png", "--json"), 1)
+    bad, good = map(json.loads, told.splitlines())
+    assert "cannot be read" in bad["error"]
+    assert len(good["guesses"]) == 3
     missing = finish(distcnn("predict", undisturbed, tmp_path / "none.png"), 2)
     assert "there is no picture" in missing
     (tmp_path / "empty").mkdir()

@@ -57,6 +57,55 @@ def test_it_is_trained_killed_and_gone_on_with_to_the_same_bits(folder: Path):
     assert "Identical" in finish(distcnn("compare", undisturbed, killed))
 
 
+def test_plateaus_and_callbacks_of_their_own_go_on_where_they_stood(folder: Path):
+    (folder / "careful.py").write_text(CAREFUL, encoding="utf-8")
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    command = ["train", "spirals.yaml", "workload=careful:careful", "--run-dir"]
+    (folder / "pause").touch()
+    for again, num_saves in (([*command, killed], 2), (["resume", killed], 5)):
+        process = start(distcnn(*again))
+        wait_for(lambda enough=num_saves: saves(killed) >= enough, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=TIMEOUT_SECONDS)
+    (folder / "pause").unlink()
+    finish(distcnn("resume", killed))
+    finish(distcnn(*command, undisturbed))
+    assert results(undisturbed)["epochs"] == 5, "ended by a callback"
+    rates = sorted({float(row[5]) for row in told(undisturbed)}, reverse=True)
+    assert rates == pytest.approx([0.01 * 0.7**cut for cut in range(4)]), "as steps were made"
+    assert told(killed) == told(undisturbed)
+    assert results(killed)["weights_sha256"] == results(undisturbed)["weights_sha256"]
+
+
+CAREFUL = """
+import os, time
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+import spirals
+
+class Careful(spirals.Classifier):
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), self.lr)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="max", factor=0.7, patience=0, threshold=10.0)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "monitor": "val/accuracy"},
+        }
+
+    def configure_callbacks(self):
+        return [EarlyStopping("val/accuracy", min_delta=1.0, patience=4, mode="max")]
+
+    def on_train_end(self):
+        while os.path.exists("pause"):
+            time.sleep(0.1)
+
+def careful(config, hidden):
+    _, data = spirals.spirals(config, hidden)
+    return Careful(hidden, config.optimizer.lr), data
+"""
+
+
 def saves(run: Path) -> int:
     return sum(event["event"] == "checkpoint" for event in events(run))
 
@@ -146,7 +195,7 @@ def test_a_mistake_is_told_with_their_lines_and_not_with_ours(mistake: str, fold
     file = folder / "spirals.py"
     file.write_text(spoil(file.read_text(encoding="utf-8")), encoding="utf-8")
     done = subprocess.run(
-        distcnn("train", "spirals.yaml", "training.epochs=1"),
+        distcnn("train", "spirals.yaml", "training.epochs=1", "--run-dir", folder / "run"),
         capture_output=True,
         text=True,
         check=False,
@@ -157,6 +206,7 @@ def test_a_mistake_is_told_with_their_lines_and_not_with_ours(mistake: str, fold
     assert "pytorch_lightning" not in done.stderr
     assert "distcnn/training" not in done.stderr
     if mistake == "raises":
+        assert events(folder / "run")[-1]["event"] == "failed"
         assert 'spirals.py", line' in done.stderr
         assert len(done.stderr.splitlines()) < 12
 
