@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from distcnn.wording import duration
+
 # Without a terminal, a line at least this often; with one, the bar moves by itself.
 _PLAIN_SECONDS = 10.0
 
@@ -208,13 +210,3 @@ def _epoch_text(report: EpochReport, num_epochs: int) -> str:
         f"  val/loss {report.val_loss:.4f}  val/accuracy {report.val_accuracy:.4f}"
         f"  {duration(report.train_seconds)}{best}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `42 s`, `3 min 07 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from distcnn.files import DamagedFileError
 from distcnn.location import Location
-from distcnn.progress import duration
 from distcnn.run_directory.lease import Holder
 from distcnn.run_directory.run import RunDirectory
+from distcnn.wording import duration
 
 
 def print_summary(path: Location, results: dict[str, Any]) -> None:

@@ -30,10 +30,13 @@ class Axis:
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """How far along the axis a value stands: 0 at its start, 1 at its end."""
+        """How far along the axis a value stands: 0 at its start, 1 at its end.
+
+        Among ratios, what is 0 or less has no place, and stands at the start.
+        """
         low, high = self.low, self.high
         if self.is_log:
-            low, high, value = math.log(low), math.log(high), math.log(value)
+            low, high, value = math.log(low), math.log(high), math.log(value if value > 0 else low)
         return (value - low) / (high - low)
 
 

@@ -28,12 +28,11 @@ class Chart:
 
     x: Axis
     y: Axis
-    height: float = _HEIGHT
 
     def at(self, x: float, y: float) -> Point:
         """Where a pair of values stands in the picture."""
         right = _LEFT + self.x.share(x) * (_WIDTH - _LEFT - _RIGHT)
-        down = self.height - _BOTTOM - self.y.share(y) * (self.height - _TOP - _BOTTOM)
+        down = _HEIGHT - _BOTTOM - self.y.share(y) * (_HEIGHT - _TOP - _BOTTOM)
         return round(right, 2), round(down, 2)
 
     def line(self, values: Iterable[Point], series: int, kind: str = "") -> Markup:
@@ -88,10 +87,10 @@ class Chart:
         """The picture; `alt` says what is to be seen, to those who cannot see it."""
         return Markup(
             '<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}{}</svg>'
-        ).format(_WIDTH, self.height, alt, self._axes(), _joined(marks))
+        ).format(_WIDTH, _HEIGHT, alt, self._axes(), _joined(marks))
 
     def _axes(self) -> Markup:
-        left, right, bottom = _LEFT, _WIDTH - _RIGHT, self.height - _BOTTOM
+        left, right, bottom = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
         parts: list[Markup] = []
         for value, text in self.y.ticks:
             _, y = self.at(self.x.low, value)
@@ -114,7 +113,7 @@ class Chart:
                 '<path class="base" d="M{:g},{:g}H{:g}"/>'
                 '<text class="label" x="{:g}" y="{:g}" text-anchor="end">{}</text>'
                 '<text class="label" x="0" y="11">{}</text>'
-            ).format(left, bottom, right, right, self.height - 6, self.x.label, self.y.label)
+            ).format(left, bottom, right, right, _HEIGHT - 6, self.x.label, self.y.label)
         )
         return _joined(parts)
 

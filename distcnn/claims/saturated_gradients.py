@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     figures = [_gradients(groups), _by_layer(sigmoid), _tails(groups)]
     usual, extreme = min(sigmoid), max(sigmoid)
     left = Spread.of(map(_first_gradient, sigmoid[extreme])).median
-    of = Spread.of(map(_first_gradient, sigmoid[usual])).median
+    of = max(Spread.of(map(_first_gradient, sigmoid[usual])).median, sys.float_info.min)
     tails = Spread.of(trial.measures["tails"][0] for trial in sigmoid[extreme])
     accuracy = {scale: Spread.of(map(_last, group)) for scale, group in sigmoid.items()}
     sentence = (

@@ -39,7 +39,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     steps: list[torch.Tensor] = []
     agreements: list[float] = []
     for number in range(_NUM_STEPS):
-        start = number * _BATCH_SIZE % (len(subject.images) - _BATCH_SIZE + 1)
+        start = number * _BATCH_SIZE % max(1, len(subject.images) - _BATCH_SIZE + 1)
         batch = slice(start, start + _BATCH_SIZE)
         found = gradients(network, subject.images[batch], subject.labels[batch])
         agreements.append(_agreement(found["fc"]))

@@ -12,7 +12,7 @@ from distcnn.cluster.request import shortfall
 from distcnn.cluster.spec import ClusterSpec
 from distcnn.cluster.workload import Workload, workload_of
 from distcnn.findings import Finding
-from distcnn.progress import duration
+from distcnn.wording import duration
 
 
 def check(job: Job, parcel: Parcel, expectation: Expectation) -> Iterator[Finding]:

@@ -13,8 +13,8 @@ from distcnn.cluster.prices import PriceTable, node_price
 from distcnn.cluster.request import shortfall
 from distcnn.cluster.spec import ClusterSpec, Target
 from distcnn.cluster.workload import Workload, workload_of
-from distcnn.progress import duration
 from distcnn.sweep.plan import plan
+from distcnn.wording import duration
 
 # From so many bytes on, people are told what they are.
 _LARGE_BYTES = 10 * 2**20

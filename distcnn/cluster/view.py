@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from distcnn.cluster.status import Status
-from distcnn.progress import duration
+from distcnn.wording import duration
 
 # What a driver prints every few seconds while it trains: news for a moment.
 _MOMENTARY = re.compile(r"epoch \d+/\d+  step \d+/\d+  ")

@@ -13,13 +13,13 @@ from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError
 from distcnn.errors import UserError
 from distcnn.files import DamagedFileError
-from distcnn.progress import duration
 from distcnn.run_directory.checkpoints import CheckpointDamagedError
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.study import Study, Task
 from distcnn.sweep.trial import Report, Trial
 from distcnn.sweep.view import Standing, SweepView, describe_trial, standing
+from distcnn.wording import duration
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distcnn.config import RecoveryConfig
+from distcnn.wording import counted
 
 Kind = Literal["unstarted", "lost", "hung", "peer", "out of memory", "error", "user"]
 # When workers fail together, the first of these kinds tells why: a worker whose peer is lost fails
@@ -99,7 +100,7 @@ class Budget:
         granted = self.config.max_preemptions
         if self.num_preemptions > granted:
             return (
-                f"preempted {self.num_preemptions} times, and recovery.max_preemptions ="
+                f"preempted {counted(self.num_preemptions, 'time')}, and recovery.max_preemptions ="
                 f" {granted}; run the same again, which begins to count anew"
             )
         return None

@@ -13,7 +13,8 @@ from distcnn.cluster.request import Request, shortfall
 from distcnn.errors import UserError
 from distcnn.orchestration import autoscaler
 from distcnn.orchestration.session import alive_nodes
-from distcnn.progress import Watcher, duration
+from distcnn.progress import Watcher
+from distcnn.wording import duration
 
 # What is free is reserved within this time.
 _PATIENCE_SECONDS = 1.5

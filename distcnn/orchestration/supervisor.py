@@ -25,6 +25,7 @@ from distcnn.run_directory.lease import Lease
 from distcnn.run_directory.run import RunDirectory, RunResult
 from distcnn.training.control import Control, Decision
 from distcnn.training.provenance import Ground
+from distcnn.wording import counted
 
 PREEMPTED = "preempted"
 GROWN = "there is room for more workers"
@@ -262,7 +263,7 @@ class _Attempt:
 def _record_resize(job: Job, num_before: int, count: int) -> None:
     attempt = job.lease.fence.attempt
     job.run.append_event("resize", attempt=attempt, workers_before=num_before, workers=count)
-    job.watcher.note(f"Going on with {count} workers instead of {num_before}")
+    job.watcher.note(f"Going on with {counted(count, 'worker')} instead of {num_before}")
 
 
 def _record_unfit(job: Job, host: str, reason: str) -> None:

@@ -30,7 +30,7 @@ from distcnn.orchestration.mailbox import (
     WorkerProcess,
 )
 from distcnn.orchestration.meeting import find_store, join, open_store
-from distcnn.progress import Watcher, duration
+from distcnn.progress import Watcher
 from distcnn.run_directory.run import storage_errors_explained
 from distcnn.training import provenance
 from distcnn.training.control import Control
@@ -42,6 +42,7 @@ from distcnn.training.provenance import Ground
 from distcnn.training.resolve import load_data
 from distcnn.training.results import record_end, recorded_outcome
 from distcnn.user_code import UserCodeError
+from distcnn.wording import duration
 from distcnn.workers import Workers
 
 # What torch's process groups say when another worker is gone.

@@ -9,13 +9,15 @@ import jinja2
 from markupsafe import Markup
 
 from distcnn import __version__
+from distcnn.wording import counted
 
 
 def render(template: str, **values: Any) -> str:
     """The page that a template makes of these values; text in them is escaped."""
     environment = _environment()
     style = Markup(environment.get_template("style.css").render())  # noqa: S704 - our own
-    return environment.get_template(template).render(style=style, version=__version__, **values)
+    ours = {"style": style, "version": __version__, "counted": counted}
+    return environment.get_template(template).render(ours | values)
 
 
 @cache

@@ -15,13 +15,13 @@ from distcnn import config_file
 from distcnn.charts import axis
 from distcnn.charts.chart import Chart, Figure, bar_sample
 from distcnn.config import RunConfig
-from distcnn.progress import duration
 from distcnn.report.page import interval, render
 from distcnn.report.picture import png
 from distcnn.report.walk_section import WalkSection
 from distcnn.run_directory.metrics_log import Row, read_rows
 from distcnn.run_directory.predictions import Predictions
 from distcnn.run_directory.run import RunDirectory
+from distcnn.wording import counted, duration
 
 _NUM_CONFIDENCE_BINS = 10
 
@@ -76,7 +76,7 @@ def _figures(
         figures.append(("Best validation accuracy", f"{100 * best:.2f} %", "so far"))
     if results:
         count = results["workers"]["count"]
-        workers = "1 worker" if count == 1 else f"{count} workers"
+        workers = counted(count, "worker")
         figures += [
             ("Training time", duration(results["train_seconds"]), f"on {workers}"),
             (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from distcnn.charts import axis
 from distcnn.charts.axis import Axis
 from distcnn.charts.chart import Chart, Figure
 from distcnn.claims.claim import Seen, Verdict, find, judge
-from distcnn.progress import duration
 from distcnn.report.page import interval, render
 from distcnn.report.parallel import parallel_coordinates
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.importance import importances
 from distcnn.sweep.ledger import read_ledger
-from distcnn.sweep.space import Choice, Domain, Space, Uniform, describe, varied
+from distcnn.sweep.space import Choice, Domain, Space, Uniform, describe, value_text, varied
 from distcnn.sweep.study import Study
 from distcnn.sweep.trial import Trial
+from distcnn.wording import counted, duration
 
 # What the article names first; where a sweep has others, its first ones stand in their place.
 _ACROSS, _SERIES = "optimizer.lr", "model.channels"
@@ -42,7 +41,7 @@ def render_sweep(directory: SweepDirectory) -> str:
     across, series = _fields(space)
     return render(
         "sweep.html.j2",
-        title=f"{sweep.config.name}: {len(study.trials)} trials",
+        title=f"{sweep.config.name}: {counted(len(study.trials), 'trial')}",
         directory=directory.path,
         space=space,
         results=results,
@@ -132,11 +131,7 @@ def _name(field: str | None) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list):
-        return " and ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value)
+    return " and ".join(map(str, value)) if isinstance(value, list) else value_text(value)
 
 
 def _kind(series: str, value: object) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 
 from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError, plain_to_yaml, to_yaml
-from distcnn.progress import duration
 from distcnn.sweep.config import SchedulerConfig
 from distcnn.sweep.file import Sweep, to_plain
 from distcnn.sweep.search import search_of
 from distcnn.sweep.space import Values, describe
+from distcnn.wording import counted, duration
 
 _FORWARD_SHARE = 0.25  # What an image costs in validation, of what it costs in training.
 # Beyond that, trials are like these on average.
@@ -35,7 +35,7 @@ class Plan:
     def __str__(self) -> str:
         trials = "trials until the time is spent"
         if self.num_trials is not None:
-            trials = "1 trial" if self.num_trials == 1 else f"{self.num_trials} trials"
+            trials = counted(self.num_trials, "trial")
         about = "" if self.seconds is None else f", about {rounded(self.seconds)}"
         return f"{trials}, {self.at_a_time} at a time{about}"
 
@@ -143,7 +143,7 @@ def render(sweep: Sweep) -> str:
     search = search_of(sweep)
     trials = known_trials(sweep, _MOST_LOOKED_AT)
     number = search.num_trials
-    lines = [f"# {number} trials" if number is not None else "# trials until the time is spent"]
+    lines = ["# " + (counted(number, "trial") if number else "trials until the time is spent")]
     if search.learns:
         lines.append("# their values are proposed by what the trials before gave")
     lines += [f"# trial {n}: {describe(values)}" for n, values in enumerate(trials, start=1)]
@@ -152,8 +152,8 @@ def render(sweep: Sweep) -> str:
     epochs, cpus = sweep.base.training.epochs, sweep.base.workers.cpus or 1
     count = sweep.base.workers.count
     lines.append(
-        f"# each up to {epochs} epochs on {count} worker(s) of {cpus:g} CPU; as many at a time as"
-        " the cluster has room for"
+        f"# each up to {counted(epochs, 'epoch')} on {counted(count, 'worker')} of {cpus:g} CPU;"
+        " as many at a time as the cluster has room for"
     )
     plain = to_plain(sweep.config, sweep.config.base)
     return "\n".join(lines) + f"\n{plain_to_yaml(plain)}---\n{to_yaml(sweep.base)}"

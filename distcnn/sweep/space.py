@@ -181,10 +181,13 @@ def describe(values: Values) -> str:
 
     Sections are left out: the names of fields are told apart by them in the space alone.
     """
-    return ", ".join(f"{path.rpartition('.')[2]} {_text(value)}" for path, value in values.items())
+    return ", ".join(
+        f"{path.rpartition('.')[2]} {value_text(value)}" for path, value in values.items()
+    )
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """A field's value, short."""
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value)

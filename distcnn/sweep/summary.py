@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distcnn import config_file
-from distcnn.progress import duration
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.space import describe
+from distcnn.wording import duration
 
 
 def print_sweep(directory: SweepDirectory, results: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distcnn.progress import duration
 from distcnn.sweep.space import describe
 from distcnn.sweep.study import Study
 from distcnn.sweep.trial import Trial
+from distcnn.wording import duration
 
 # Without a terminal, how things stand is said this often.
 _PLAIN_SECONDS = 30.0

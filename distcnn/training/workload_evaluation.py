@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -11,13 +9,12 @@ from distcnn import workload
 from distcnn.config import RunConfig
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
+from distcnn.training.evaluation import Split
 from distcnn.training.process import prepare_process
 from distcnn.training.tree import TreeSnapshot
 from distcnn.training.workload_trainer import State, build_workload_trainer
 from distcnn.user_code import shown_as_theirs
 from distcnn.workers import Workers
-
-Split = Literal["val", "test"]
 
 
 def evaluate_workload(

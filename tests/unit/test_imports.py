@@ -17,7 +17,7 @@ PACKAGE = Path(distcnn.__file__).parent
 # Lowest first. A room (a module, or a folder of them) imports from lower levels, and from itself.
 LEVELS = (
     {"distcnn", "division", "errors", "geometry", "collector"},
-    {"s3_client", "summation", "user_code"},
+    {"s3_client", "summation", "user_code", "wording"},
     {"object_store"},
     {"location"},
     {"config", "files", "collectives", "charts"},
