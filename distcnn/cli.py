@@ -272,10 +272,13 @@ def _resume(options: argparse.Namespace) -> int:
     from distcnn.sweep.directory import SweepDirectory, is_sweep, sweep_of
 
     if sweep := sweep_of(options.run):
+        from distcnn import config_file
+
+        path = options.run / "config.yaml"
         raise UsageError(
             f"{options.run} is a trial of a sweep, which decides how far it trains:"
             f" distcnn resume {sweep}; to train the same on its own, to the end:"
-            f" distcnn train {options.run / 'config.yaml'}"
+            f" {config_file.command(config_file.load(str(path)), path)}"
         )
     if is_sweep(options.run):
         from distcnn.orchestration import tune
@@ -344,7 +347,10 @@ def _evaluate_workload(
     _, measured = evaluate_workload(config, run, record, [options.split])
     logged = measured.get(options.split)
     if logged is None:
-        raise UsageError(f"the data of {config.workload} have no test_dataloader")
+        raise UsageError(
+            f"{config.workload} has nothing to be tested on: that takes a test_step of its module"
+            " and a test_dataloader of its data"
+        )
     if options.json:
         print(json.dumps({"split": options.split, "step": record.step} | logged))
     else:

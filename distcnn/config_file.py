@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,12 @@ def read_yaml(path: Location) -> dict[str, Any]:
 def to_yaml(config: RunConfig) -> str:
     """The config as a file that `load` reads back the same."""
     return plain_to_yaml(config.to_plain())
+
+
+def command(config: RunConfig, path: Location | str) -> str:
+    """What to type to train by a config that is kept in a file."""
+    verb = "train" if config.workers.count == 1 else "launch"
+    return f"distcnn {verb} {shlex.quote(str(path))}"
 
 
 def plain_to_yaml(values: Mapping[str, Any]) -> str:

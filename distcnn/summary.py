@@ -89,7 +89,7 @@ def _summarize(run: RunDirectory) -> dict[str, Any]:
     validated = [record.val_accuracy for record in checkpoints if record.val_accuracy is not None]
     return {
         "run": str(run.path),
-        "status": _status(results, holder, has_checkpoints=bool(checkpoints)),
+        "status": _status(run.read_last_results(), holder, has_checkpoints=bool(checkpoints)),
         "epochs": checkpoints[-1].epoch if checkpoints else 0,
         "val_accuracy": max(validated, default=None),
         "test_accuracy": results.get("test", {}).get("accuracy"),
@@ -98,18 +98,16 @@ def _summarize(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _status(results: dict[str, Any], holder: Holder | None, has_checkpoints: bool) -> str:
-    """How a run stands: an end that is told counts only if its last attempt told it."""
-    if results.get("status") == "completed":
+def _status(last: dict[str, Any] | None, holder: Holder | None, has_checkpoints: bool) -> str:
+    """How a run stands, by what its last attempt has told, and by who holds it."""
+    if last is not None and last["status"] == "completed":
         return "completed"
-    if holder is None:
-        return "interrupted" if has_checkpoints else "not started"
-    if holder.is_alive_here:
+    if holder is not None and holder.is_alive_here:
         return "running"
-    if not holder.released:
+    if holder is not None and not holder.released:
         return "killed" if holder.is_here else f"held by {holder.host}"
-    if results.get("attempts") == holder.attempt:
-        return str(results["status"])
+    if last is not None:
+        return str(last["status"])
     return "interrupted" if has_checkpoints else "not started"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 import traceback
 from collections.abc import Generator
@@ -31,7 +32,8 @@ def shown_as_theirs(workload: str) -> Generator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if not _is_foreign(frame.filename)]
+        own = _places_of(workload.partition(":")[0].partition(".")[0])
+        theirs = [f for f in frames if f.filename.startswith(own) or not _is_foreign(f.filename)]
         what = "".join(traceback.format_exception_only(error)).rstrip()
         if type(error).__name__ in _SAYING_ENOUGH:
             raise UserCodeError(f"{workload}: {what}") from error
@@ -39,6 +41,14 @@ def shown_as_theirs(workload: str) -> Generator[None]:
             raise  # It is ours, or a library's.
         way = "".join(traceback.format_list(theirs)).rstrip()
         raise UserCodeError(f"{workload} raised:\n{way}\n{what}") from error
+
+
+def _places_of(package: str) -> tuple[str, ...]:
+    """Where the workload's own package lies: among the libraries, if it is installed."""
+    module = sys.modules.get(package)
+    if folders := getattr(module, "__path__", ()):
+        return tuple(folder + os.sep for folder in folders)
+    return tuple(filter(None, [getattr(module, "__file__", None)]))
 
 
 def _is_foreign(file: str) -> bool:

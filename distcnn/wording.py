@@ -13,6 +13,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """Of a share: `93.11 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def counted(number: int, thing: str) -> str:
     """Of something whose plural ends in s: `1 trial`, `12 trials`."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -47,7 +49,7 @@ def _tables(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"| `{prefix}{name}` | {_default(field)} | {meaning}{_allowed(field)} |"
     for name, field in config.model_fields.items():
         if section := _section(field):
-            yield f"\n### {prefix}{name}\n\n{section.__doc__}\n"
+            yield f"\n### {prefix}{name}\n\n{inspect.cleandoc(section.__doc__ or '')}\n"
             yield from _tables(section, f"{prefix}{name}.")
 
 
@@ -63,22 +65,32 @@ def _default(field: FieldInfo) -> str:
         return "none"
     value: Any = field.default
     if isinstance(value, tuple):
-        value = list(value)
-    elif isinstance(value, Path):
+        return f"`{json.dumps(value)}`"
+    if isinstance(value, Path):
         value = str(value)
     return f"`{plain_to_yaml({'x': value}).removeprefix('x:').strip()}`"
 
 
 def _allowed(field: FieldInfo) -> str:
-    words = [word for word in _words(field.annotation) if isinstance(word, str)]
+    words = [f"`{word}`" for word in _words(field.annotation) if isinstance(word, str)]
     bounds = [
         f"{sign} {getattr(bound, name):,}"
-        for bound in field.metadata
+        for bound in [*field.metadata, *_metadata(field.annotation)]
         for name, sign in (("gt", ">"), ("ge", "at least"), ("lt", "<"), ("le", "at most"))
         if hasattr(bound, name)
     ]
-    told = [", ".join(f"`{word}`" for word in words)] if words else bounds
+    told = list(dict.fromkeys(words or bounds))  # One value, or one a block: told once.
     return f" ({', '.join(told)})" if told else ""
+
+
+def _metadata(kind: Any) -> Iterator[Any]:
+    """What is said of a field's value, or of the values in it."""
+    if get_origin(kind) is Annotated:
+        for each in get_args(kind)[1:]:
+            yield from each.metadata if isinstance(each, FieldInfo) else [each]
+    if get_origin(kind) in (Annotated, Union, UnionType, tuple):
+        for part in get_args(kind):
+            yield from _metadata(part)
 
 
 def _words(kind: Any) -> Iterator[Any]:

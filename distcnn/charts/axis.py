@@ -9,6 +9,7 @@ from dataclasses import dataclass
 # What ticks are apart, times a power of ten.
 _STEPS = (1, 2, 2.5, 5, 10)
 _MOST_TICKS = 6
+_TINY = 1e-100
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def linear(
     finite = [value for value in values if math.isfinite(value)]
     least = low if low is not None else min(finite, default=0.0)
     most = high if high is not None else max(finite, default=1.0)
-    if most <= least:
-        most = least + (1 if is_whole else abs(least) or 1)
+    size = max(abs(least), abs(most))
+    if most - least <= max(1e-9 * size, _TINY):  # Ticks could not be told apart.
+        most = least + (size if size > _TINY and not is_whole else 1)
     step = _step((most - least) / (_MOST_TICKS - 1))
     if is_whole:
         step = max(1, round(step))
@@ -91,7 +93,8 @@ def logarithmic(label: str, values: Iterable[float]) -> Axis:
     marks = (1,) if len(decades) > 3 else (1, 2, 5)
     ticks = [mark * 10.0**decade for decade in decades for mark in marks]
     kept = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-    return Axis(label, low, high, [(tick, f"{tick:,.6g}") for tick in kept], is_log=True)
+    texts = [f"{tick:,.0f}" if tick >= 1 else f"{tick:.6g}" for tick in kept]
+    return Axis(label, low, high, list(zip(kept, texts, strict=True)), is_log=True)
 
 
 def _step(least: float) -> float:

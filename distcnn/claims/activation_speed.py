@@ -68,11 +68,14 @@ def _best(trial: Seen) -> float:
 
 
 def epochs_to(trial: Seen, target: float = _TARGET) -> float:
-    """How many epochs to an accuracy, between two of them by a straight line; or infinity."""
+    """How many epochs to an accuracy above guessing's, between two of them by a straight line.
+
+    Infinity where it is not reached.
+    """
     before = 0.1  # Of guessing.
     for epoch, accuracy in enumerate(trial.accuracies, start=1):
         if accuracy >= target:
-            return epoch - (accuracy - target) / (accuracy - before) if accuracy > before else epoch
+            return epoch - (accuracy - target) / (accuracy - before)
         before = accuracy
     return math.inf
 

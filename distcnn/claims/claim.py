@@ -77,6 +77,9 @@ def judge(name: ClaimName, trials: Sequence[Seen]) -> Verdict:
         return Verdict("open", f"To judge this, the space has to vary {' and '.join(missing)}.")
     if not trials:
         return Verdict("open", "No trial has ended.")
+    for path in claim.FIELDS:
+        if any(isinstance(trial.values[path], list) for trial in trials):
+            return Verdict("open", f"To judge this, {path} has to be the same for all blocks.")
     return claim.judge(trials)
 
 

@@ -44,9 +44,9 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     low, high = min(dead), max(dead)
     accuracy = {rate: Spread.of(t.accuracies[-1] for t in group) for rate, group in groups.items()}
     sentence = (
-        f"At a learning rate of {low:g}, {dead[low].percent} of the kernels are dead; at {high:g},"
-        f" {dead[high].percent}, and the accuracy is {accuracy[high].percent} instead of"
-        f" {accuracy[low].percent}."
+        f"At a learning rate of {low:g}, {dead[low].percent} of a layer's kernels are dead, on"
+        f" average over the layers; at {high:g}, {dead[high].percent}, and the accuracy is"
+        f" {accuracy[high].percent} instead of {accuracy[low].percent}."
     )
     figures = [_shares(groups), _accuracies(accuracy)]
     if dead[high].median >= _MANY and dead[low].median <= _FEW:
@@ -55,6 +55,7 @@ def judge(trials: Sequence[Seen]) -> Verdict:
 
 
 def _dead(trial: Seen) -> float:
+    """The mean over the layers of the share of each."""
     shares = trial.measures["dead"].values()
     return sum(shares) / len(shares)
 

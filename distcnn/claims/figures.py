@@ -13,6 +13,11 @@ Spreads: TypeAlias = Mapping[tuple[str, float], Spread]
 """By the name of a series and the place on the horizontal axis."""
 
 
+def ends_of(spreads: Spreads) -> list[float]:
+    """What an axis has to have room for."""
+    return [end for each in spreads.values() for end in (each.low, each.high)]
+
+
 def over(heading: str, x: Axis, y: Axis, spreads: Spreads, caption: str) -> Figure:
     """A line through the medians of each series; at each place a bar over all seeds."""
     chart = Chart(x, y)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distcnn.charts import axis
 from distcnn.charts.chart import Figure
 from distcnn.claims.claim import Seen, Spread, Verdict, grouped
-from distcnn.claims.figures import over
+from distcnn.claims.figures import ends_of, over
 
 if TYPE_CHECKING:
     from distcnn.claims.subject import Subject
@@ -79,7 +79,7 @@ def _gradients(groups: dict[tuple[str, float], list[Seen]]) -> Figure:
     return over(
         "What comes through",
         axis.logarithmic("scale of the initial weights", [scale for _, scale in norms]),
-        axis.logarithmic("gradient norm, first layer", [each.median for each in norms.values()]),
+        axis.logarithmic("gradient norm, first layer", ends_of(norms)),
         norms,
         "Norm of the gradient of the first convolution's weights before the first step.",
     )
@@ -95,7 +95,7 @@ def _by_layer(sigmoid: dict[float, list[Seen]]) -> Figure:
     return over(
         "Sigmoid, layer by layer",
         axis.logarithmic("scale of the initial weights", sigmoid),
-        axis.logarithmic("gradient norm", [each.median for each in norms.values()]),
+        axis.logarithmic("gradient norm", ends_of(norms)),
         norms,
         "Norm of the gradient of each layer's weights before the first step, with sigmoid.",
     )

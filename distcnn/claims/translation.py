@@ -71,9 +71,7 @@ def judge(trials: Sequence[Seen]) -> Verdict:
 
 
 def _kind(trial: Seen) -> str:
-    size = trial.values[_SIZE]
-    has_windows = max(size) > 1 if isinstance(size, list) else size > 1
-    return trial.values[_POOLING] if has_windows else _NONE
+    return trial.values[_POOLING] if trial.values[_SIZE] > 1 else _NONE
 
 
 def _kept(trial: Seen) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distcnn.charts import axis
 from distcnn.charts.chart import Figure
 from distcnn.claims.claim import Seen, Spread, Verdict, grouped
-from distcnn.claims.figures import over
+from distcnn.claims.figures import ends_of, over
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,8 @@ _BATCH_SIZE = 64
 def measure(subject: Subject) -> dict[str, Any]:
     """From a fresh network: how alike in sign a unit's gradients are, and how steps turn.
 
-    Plain gradient descent, at the trial's learning rate, over images of the validation split,
-    which nothing is chosen by here.
+    Plain gradient descent of the weights, at the trial's learning rate, the biases left as they
+    are; over images of the validation split, which nothing is chosen by here.
     """
     import torch
 
@@ -54,7 +54,6 @@ def measure(subject: Subject) -> dict[str, Any]:
     return {
         "agreement": sum(agreements) / len(agreements),
         "turns": sum(cosine < 0 for cosine in cosines) / len(cosines),
-        "cosine": sum(cosines) / len(cosines),
     }
 
 
@@ -110,11 +109,10 @@ def _by_rate(
     groups: Mapping[tuple[str, float], Sequence[Seen]], name: str, heading: str, caption: str
 ) -> Figure:
     spreads = {key: _spread(group, name) for key, group in groups.items()}
-    most = max(each.high for each in spreads.values())
     return over(
         heading,
         axis.logarithmic("learning rate", [rate for _, rate in spreads]),
-        axis.linear("share", [0, most], low=0, is_share=True),
+        axis.linear("share", [0, *ends_of(spreads)], low=0, is_share=True),
         spreads,
         caption,
     )

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from distcnn import __version__
-from distcnn.wording import counted
+from distcnn.wording import counted, percent
 
 
 def render(template: str, **values: Any) -> str:
@@ -30,12 +30,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     return environment
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
 
 
 def interval(measured: dict[str, Any]) -> str:
@@ -43,4 +39,4 @@ def interval(measured: dict[str, Any]) -> str:
     if "accuracy_interval_95" not in measured:
         return ""
     low, high = measured["accuracy_interval_95"]
-    return f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+    return f"95 % interval {100 * low:.2f} to {percent(high)}"

@@ -21,14 +21,14 @@ from distcnn.report.walk_section import WalkSection
 from distcnn.run_directory.metrics_log import Row, read_rows
 from distcnn.run_directory.predictions import Predictions
 from distcnn.run_directory.run import RunDirectory
-from distcnn.wording import counted, duration
+from distcnn.wording import counted, duration, percent
 
 _NUM_CONFIDENCE_BINS = 10
 
 
 def render_run(run: RunDirectory) -> str:
     """The page, as HTML."""
-    config, results = run.read_config(), run.read_results() or {}
+    config, results = run.read_config(), run.read_last_results() or {}
     # Without results, what was predicted is not of a run that has ended.
     predictions = run.read_predictions() if "test" in results else None
     names = (results.get("data") or {}).get("class_names", [])
@@ -39,10 +39,11 @@ def render_run(run: RunDirectory) -> str:
         directory=run.path,
         config=config,
         config_text=config_file.to_yaml(config),
+        again=config_file.command(config, run.config_path),
         results=results,
         figures=_figures(config, results, rows),
         facts=_facts(config, results, run.read_provenance() or {}),
-        curves=_curves(rows, results, _unit(config)),
+        curves=_curves(config, rows, results),
         samples=[bar_sample(0), bar_sample(1)],
         attempts=_attempts(run.read_events()),
         tested=_Tested.of(predictions, results["test"], names) if predictions else None,
@@ -52,9 +53,14 @@ def render_run(run: RunDirectory) -> str:
 
 def _headline(results: dict[str, Any], rows: Sequence[Row]) -> str:
     if "accuracy" in results.get("test", {}):
-        return f"{100 * results['test']['accuracy']:.2f} % on the test split"
+        return f"{_accuracy(results['test']['accuracy'])} on the test split"
     best = _best_accuracy(rows)
-    return "not validated yet" if best is None else f"{100 * best:.2f} % on the validation split"
+    return "not validated yet" if best is None else f"{_accuracy(best)} on the validation split"
+
+
+def _accuracy(value: float) -> str:
+    """In percent; a workload may call accuracy whatever more of is better."""
+    return percent(value) if 0 <= value <= 1 else f"{value:,.4g}"
 
 
 def _best_accuracy(rows: Sequence[Row]) -> float | None:
@@ -71,9 +77,9 @@ def _figures(
     for split, name in (("test", "Test accuracy"), ("val", "Validation accuracy")):
         if "accuracy" in results.get(split, {}):
             remark = interval(results[split])
-            figures.append((name, f"{100 * results[split]['accuracy']:.2f} %", remark))
+            figures.append((name, _accuracy(results[split]["accuracy"]), remark))
     if not figures and (best := _best_accuracy(rows)) is not None:
-        figures.append(("Best validation accuracy", f"{100 * best:.2f} %", "so far"))
+        figures.append(("Best validation accuracy", _accuracy(best), "so far"))
     if results:
         count = results["workers"]["count"]
         workers = counted(count, "worker")
@@ -145,12 +151,13 @@ def _unit(config: RunConfig) -> str:
     return "samples" if config.workload else "images"
 
 
-def _curves(rows: Sequence[Row], results: dict[str, Any], unit: str) -> list[Figure]:
+def _curves(config: RunConfig, rows: Sequence[Row], results: dict[str, Any]) -> list[Figure]:
     if all(row["val/loss"] is None for row in rows):
         return []
     chosen = results.get("chosen", {}).get("epoch")
-    learned = [_loss_curves(rows, chosen), _accuracy_curve(rows, chosen)]
-    return [*learned, _rate_curve(rows), _pace_curve(rows, unit)]
+    loss = "loss" if config.workload else "cross entropy"
+    learned = [_loss_curves(rows, chosen, loss), _accuracy_curve(rows, chosen)]
+    return [*learned, _rate_curve(rows), _pace_curve(rows, _unit(config))]
 
 
 def _values(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
@@ -169,10 +176,10 @@ def _epochs(rows: Sequence[Row]) -> axis.Axis:
     return axis.linear("epoch", [row["epoch"] or 0 for row in rows], low=0, is_whole=True)
 
 
-def _loss_curves(rows: Sequence[Row], chosen: int | None) -> Figure:
+def _loss_curves(rows: Sequence[Row], chosen: int | None, label: str) -> Figure:
     training, validation = _values(rows, "train/loss"), _values(rows, "val/loss")
     losses = [loss for _, loss in [*training, *validation]]
-    chart = Chart(_epochs(rows), axis.linear("cross entropy", losses))
+    chart = Chart(_epochs(rows), axis.linear(label, losses))
     marks = [chart.line(training, 1), chart.line(validation, 0), *_chosen(chart, chosen)]
     caption = "Of training as it goes, of validation after each epoch."
     return Figure("Loss", chart.drawn(caption, marks), caption, ["validation", "training"])
@@ -180,13 +187,13 @@ def _loss_curves(rows: Sequence[Row], chosen: int | None) -> Figure:
 
 def _accuracy_curve(rows: Sequence[Row], chosen: int | None) -> Figure:
     values = _values(rows, "val/accuracy")
-    chart = Chart(
-        _epochs(rows), axis.linear("validation accuracy", [y for _, y in values], is_share=True)
-    )
-    dots = [chart.dot(each, 0, f"epoch {each[0]:g}: {100 * each[1]:.2f} %") for each in values]
+    accuracies = [y for _, y in values]
+    is_share = all(0 <= y <= 1 for y in accuracies)
+    chart = Chart(_epochs(rows), axis.linear("validation accuracy", accuracies, is_share=is_share))
+    dots = [chart.dot(each, 0, f"epoch {each[0]:g}: {_accuracy(each[1])}") for each in values]
     marks = [chart.line(values, 0), *(dots if len(dots) <= 40 else []), *_chosen(chart, chosen)]
-    best = max((y for _, y in values), default=0)
-    caption = f"Of the validation split, after each epoch; {100 * best:.2f} % at best."
+    best = max(accuracies, default=0)
+    caption = f"Of the validation split, after each epoch; {_accuracy(best)} at best."
     return Figure("Accuracy", chart.drawn(caption, marks), caption)
 
 
@@ -267,7 +274,7 @@ def _reliability(predictions: Predictions, calibration_error: float) -> Figure:
     caption = (
         "Of the pictures that the network is so sure of, this share is recognised; on the dashed"
         f" line it would know exactly how sure to be. Expected calibration error"
-        f" {100 * calibration_error:.2f} %."
+        f" {percent(calibration_error)}."
     )
     return Figure("Reliability", chart.drawn(caption, marks), caption)
 

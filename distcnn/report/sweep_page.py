@@ -22,7 +22,7 @@ from distcnn.sweep.ledger import read_ledger
 from distcnn.sweep.space import Choice, Domain, Space, Uniform, describe, value_text, varied
 from distcnn.sweep.study import Study
 from distcnn.sweep.trial import Trial
-from distcnn.wording import counted, duration
+from distcnn.wording import counted, duration, percent
 
 # What the article names first; where a sweep has others, its first ones stand in their place.
 _ACROSS, _SERIES = "optimizer.lr", "model.channels"
@@ -105,7 +105,7 @@ class _Tried:
     @property
     def told(self) -> str:
         """What a pointer that rests on it is told."""
-        return f"trial {self.trial.number}: {100 * self.accuracy:.2f} %, {describe(self.values)}"
+        return f"trial {self.trial.number}: {percent(self.accuracy)}, {describe(self.values)}"
 
 
 def _fields(space: Space) -> tuple[str, str | None]:
@@ -145,12 +145,10 @@ def _figures(study: Study, results: dict[str, Any]) -> list[tuple[str, str, str]
     best = results.get("best")
     if best and "accuracy" in best.get("test", {}):
         remark = ", ".join(filter(None, ["the winner's", interval(best["test"])]))
-        figures.append(("Test accuracy", f"{100 * best['test']['accuracy']:.2f} %", remark))
+        figures.append(("Test accuracy", percent(best["test"]["accuracy"]), remark))
     if best:
         remark = f"trial {best['trial']}, epoch {best['epoch']}"
-        figures.append(
-            ("Best validation accuracy", f"{100 * best['val']['accuracy']:.2f} %", remark)
-        )
+        figures.append(("Best validation accuracy", percent(best["val"]["accuracy"]), remark))
     counts = ", ".join(f"{count} {status}" for status, count in study.counts.items() if count)
     figures.append(("Trials", f"{len(study.trials)}", counts))
     figures.append(
@@ -163,11 +161,13 @@ def _charts(study: Study, tried: Sequence[_Tried], across: str, series: str | No
     if not tried:
         return []
     kinds = list(dict.fromkeys(_kind(series, t.values[series]) for t in tried)) if series else []
-    kinds = sorted(kinds, key=lambda kind: [len(kind), kind])[:_MOST_SERIES]
+    kinds = sorted(kinds, key=lambda kind: [len(kind), kind])
+    if len(kinds) > _MOST_SERIES:
+        kinds = [*kinds[: _MOST_SERIES - 1], "others"]
 
     def number(each: _Tried) -> int:
         kind = _kind(series, each.values[series]) if series else ""
-        return kinds.index(kind) if kind in kinds else len(kinds) - 1 if kinds else 0
+        return kinds.index(kind) if kind in kinds else max(0, len(kinds) - 1)
 
     dots = _Dots([(each, number(each)) for each in tried], kinds)
     charts = [_curves(study, tried)]
@@ -216,7 +216,7 @@ def _over_field(dots: _Dots, field: str, space: Space) -> Figure:
     label = _name(field)
     along = axis.logarithmic(label, values) if is_log else axis.linear(label, values)
     chart = Chart(along, dots.accuracies)
-    caption = f"Each trial's best validation accuracy against its {label}; hollow: ended early."
+    caption = f"Each trial at its best epoch, against its {label}; hollow: ended early."
     marks = dots.drawn(chart, lambda each: float(each.values[field]))
     return Figure(f"By {label}", chart.drawn(caption, marks), caption, dots.kinds, has_dots=True)
 

@@ -116,6 +116,13 @@ class RunDirectory:
             raise DamagedFileError(self.results_path)
         return results
 
+    def read_last_results(self) -> dict[str, Any] | None:
+        """How the run stands, if its last attempt has told: of an earlier one that is no end."""
+        results, holder = self.read_results(), self.read_holder()
+        if results is None or results["status"] == "completed" or holder is None:
+            return results
+        return results if results.get("attempts") == holder.attempt else None
+
     def write_results(self, results: dict[str, Any]) -> None:
         """Record how the run ended."""
         write_atomically(self.results_path, _encode_json(results))

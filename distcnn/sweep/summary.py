@@ -34,9 +34,8 @@ def print_sweep(directory: SweepDirectory, results: dict[str, Any]) -> None:
     if directory.report_path.exists():
         lines.append(f"Report: {directory.report_path}")
     if results["status"] == "completed" and best is not None:
-        count = config_file.load(str(directory.best_path)).workers.count
-        verb = "train" if count == 1 else "launch"
-        lines.append(f"Train its config: distcnn {verb} {directory.best_path}")
+        config = config_file.load(str(directory.best_path))
+        lines.append(f"Train its config: {config_file.command(config, directory.best_path)}")
     elif results["can_go_on"]:
         lines.append(f"Go on with: distcnn resume {directory.path}")
     for line in lines:

@@ -46,7 +46,7 @@ def chosen_network(run: RunDirectory) -> ImageClassifier:
 
 
 def newest_network(run: RunDirectory) -> ImageClassifier:
-    """What a run has come to, chosen or not, on the CPU, computing in float32."""
+    """What a run with a checkpoint has come to, chosen or not, on the CPU, in float32."""
     return _on_cpu(run, run.read_checkpoints()[-1])
 
 

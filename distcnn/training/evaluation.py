@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import pytorch_lightning as pl
+
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
 from distcnn.data.module import ImageDataModule
@@ -41,15 +43,29 @@ def evaluate(
 
 
 def _measure(module: ImageClassifier, data: ImageDataModule, split: Split) -> dict[str, Any]:
-    trainer = build_trainer(module.config)
-    run_split = trainer.validate if split == "val" else trainer.test
-    try:
-        run_split(module, datamodule=data, verbose=False)
-    except SystemExit:  # What Lightning makes of a Ctrl-C.
-        raise KeyboardInterrupt from None
+    run_split(build_trainer(module.config), split, module, datamodule=data)
     measured = module.measured
     interval = wilson_interval(measured["accuracy"], measured["num_samples"])
     return {**measured, "accuracy_interval_95": interval}
+
+
+def run_split(trainer: pl.Trainer, split: Split, module: pl.LightningModule, **how: Any) -> None:
+    """Have Lightning evaluate a split.
+
+    Args:
+        trainer: by which.
+        split: of the data in `how`.
+        module: what is evaluated.
+        how: further arguments of `Trainer.validate`, which are those of `Trainer.test`.
+
+    Raises:
+        KeyboardInterrupt: by a Ctrl-C.
+    """
+    run = trainer.validate if split == "val" else trainer.test
+    try:
+        run(module, verbose=False, **how)
+    except SystemExit:  # What Lightning makes of a Ctrl-C.
+        raise KeyboardInterrupt from None
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

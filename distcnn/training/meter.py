@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.progress import EpochReport, StepReport
 from distcnn.run_directory.metrics_log import Row
@@ -186,10 +187,11 @@ class Meter:
     def diverged(self, what: str) -> TrainingEndedError:
         """The end of a training that has lost its numbers, with what to do about it."""
         lower = self._config.optimizer.lr / 2
+        again = config_file.command(self._config, self._place.run.config_path)
         reason = (
             f"{what} of {self.num_steps}; the last good checkpoint: {self._books.kept()}."
-            f" It would happen again: start a new run with a lower learning rate, say distcnn train"
-            f" {self._place.run.config_path} optimizer.lr={lower:g}"
+            f" It would happen again: start a new run with a lower learning rate, say"
+            f" {again} optimizer.lr={lower:g}"
         )
         return TrainingEndedError(Outcome("failed", self.counters, reason))
 

@@ -36,9 +36,13 @@ class MlflowTracker:
         experiment = _experiment(self._client, os.environ.get("MLFLOW_EXPERIMENT_NAME", "distcnn"))
         mark = own_mark(run.path / "mlflow.json")
         known = self._client.search_runs([experiment], f"tags.`{_MARK}` = '{mark}'")
+        # After a kill, what followed the checkpoint is trained and told again: it is there already.
+        self._told_to = 0
         if known:
             self._id: str = known[0].info.run_id
             self._client.update_run(self._id, status="RUNNING")
+            rows = self._client.get_metric_history(self._id, "train/loss")
+            self._told_to = max((metric.step for metric in rows), default=0)
         else:
             tags = {_MARK: mark, "directory": str(run.path)}
             began = self._client.create_run(experiment, tags=tags, run_name=run.path.name)
@@ -53,6 +57,8 @@ class MlflowTracker:
     def row(self, row: Row) -> None:
         """As metrics of that step."""
         step = int(row["step"] or 0)
+        if step <= self._told_to:
+            return
         self._log({n: float(v) for n, v in row.items() if n != "step" and v is not None}, step)
 
     def end(self, results: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 import psutil
 import torch
 
+from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset, class_names
 from distcnn.errors import UserError
@@ -94,7 +95,7 @@ def check_same_ground(
         notify(unknown)
         return
     if config_sha256(config) != before["config_sha256"]:
-        again = f"distcnn train {run.config_path}"
+        again = config_file.command(config, run.config_path)
         if before["launcher"] == "sweep":
             again = f"distcnn tune {run.path / 'sweep.yaml'}"
         raise UserError(

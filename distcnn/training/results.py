@@ -28,7 +28,7 @@ def record_end(
     hosts: Sequence[str],
     notify: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write and return the results of a training that ended before it was complete."""
+    """Write and return the results of a training that is not finalized, for now or at all."""
     results = summarize(config, run, outcome, fence.attempt, ground, hosts)
     fence.check()
     tell_results(config, run, results, notify)

@@ -25,7 +25,7 @@ from distcnn.run_directory.run import RunDirectory
 # For what has not been told when training, or the run, ends.
 _PATIENCE_SECONDS = 10.0
 # Of a server's address, which errors are fond of telling.
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 Notify = Callable[[str], None]
 

@@ -67,10 +67,14 @@ def _plain(value: Any, place: str, tensors: Tensors) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case _:
+            place = place.lstrip(".")
+            name = place.rpartition(".")[2]
+            remedy = "Keep it as one of these, or leave it out of the state"
+            if place.startswith("hyper_parameters."):
+                remedy = f'Leave it out: self.save_hyperparameters(ignore=["{name}"])'
             raise UserError(
-                f"{place.lstrip('.')} is {_kind(value)}: a checkpoint holds dense tensors,"
-                " numbers, texts, lists and dicts alone, so that reading it runs no code. Keep it"
-                " as one of these, or leave it out of the state"
+                f"{place} is {_kind(value)}: a checkpoint holds dense tensors, numbers, texts,"
+                f" lists and dicts alone, so that reading it runs no code. {remedy}"
             )
 
 

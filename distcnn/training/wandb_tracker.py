@@ -35,8 +35,10 @@ class WandbTracker:
 
     def row(self, row: Row) -> None:
         """As metrics of that step."""
-        measures = {n: v for n, v in row.items() if n != "step" and v is not None}
-        self._run.log(measures, step=int(row["step"] or 0))
+        step = int(row["step"] or 0)
+        if step >= self._run.starting_step:  # Else it is there already, told before a kill.
+            measures = {n: v for n, v in row.items() if n != "step" and v is not None}
+            self._run.log(measures, step=step)
 
     def end(self, results: dict[str, Any]) -> None:
         """As the run's summary."""

@@ -9,7 +9,7 @@ from distcnn import workload
 from distcnn.config import RunConfig
 from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
-from distcnn.training.evaluation import Split
+from distcnn.training.evaluation import Split, run_split
 from distcnn.training.process import prepare_process
 from distcnn.training.tree import TreeSnapshot
 from distcnn.training.workload_trainer import State, build_workload_trainer
@@ -44,17 +44,11 @@ def _measure(
 ) -> dict[str, float]:
     alone = config.with_values(workers={"count": 1, "min": None, "max": None})
     trainer = build_workload_trainer(alone, Workers(), state)
-    run_split = trainer.validate if split == "val" else trainer.test
-    try:
-        run_split(
-            work.module,
-            datamodule=work.data,
-            ckpt_path="newest",
-            weights_only=False,  # Of a file; ours is none, and holds no pickle.
-            verbose=False,
-        )
-    except SystemExit:  # What Lightning makes of a Ctrl-C.
-        raise KeyboardInterrupt from None
+    how = {
+        "ckpt_path": "newest",
+        "weights_only": False,
+    }  # Of a file; ours is none, without pickles.
+    run_split(trainer, split, work.module, datamodule=work.data, **how)
     return {
         name.removeprefix(f"{split}/"): float(value)
         for name, value in trainer.callback_metrics.items()

@@ -121,7 +121,8 @@ class _Keeper(Checkpoint):
         """Say what lies ahead.
 
         Raises:
-            UserCodeError: nobody knows how long an epoch is, or nothing would be trained.
+            UserError: nobody knows how long an epoch is, nothing would be trained, or the state
+                cannot be saved.
         """
         if not math.isfinite(trainer.num_training_batches):
             raise UserCodeError(
@@ -134,6 +135,7 @@ class _Keeper(Checkpoint):
                 " would be trained"
             )
         self.meter.steps_per_epoch = int(trainer.num_training_batches)
+        self._check_state(trainer)
         self._afterwards.catch_up(trainer, self.counters.epoch)
         self._place.watcher.begin(self._config.training.epochs, self.meter.steps_per_epoch)
 
@@ -197,6 +199,15 @@ class _Keeper(Checkpoint):
         Afterwards.keep(trainer, checkpoint)
 
     # What the hooks are made of.
+
+    def _check_state(self, trainer: pl.Trainer) -> None:
+        """Make sure now, not when an epoch is trained, that all there is can be saved."""
+        newest = self.state.newest
+        trainer.save_checkpoint("newest")
+        if self._place.workers.is_first:
+            assert self.state.newest is not None, "Lightning has just kept it"
+            TreeSnapshot(self.counters, self.state.newest).encode()
+        self.state.newest = newest
 
     def _measured(self, trainer: pl.Trainer, device: torch.device) -> Measured:
         """What the module has logged, averaged over the workers: all decide by the same."""

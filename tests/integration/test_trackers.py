@@ -82,17 +82,17 @@ def test_mlflow_has_the_rows_of_a_run_once_though_it_was_killed(
     history = client.get_metric_history(seen.info.run_id, "val/accuracy")
     by_step = {metric.step: metric.value for metric in history if metric.step}
     assert by_step == {int(row[0]): float(row[4]) for row in rows}
+    losses = client.get_metric_history(seen.info.run_id, "train/loss")
+    assert [metric.step for metric in losses] == [int(row[0]) for row in told(run)], "each once"
     assert seen.data.metrics["test/accuracy"] > 0.5
 
 
 def test_a_server_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
-    began = time.monotonic()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:not@secret@127.0.0.1:9")
     said = finish(train_command(tmp_path / "run", MLFLOW))
     assert "Run completed" in said
     assert "mlflow is told no more" in said
     assert "secret" not in said
-    assert time.monotonic() - began < TIMEOUT_SECONDS
 
 
 def test_a_server_that_never_answers_is_not_waited_for(
@@ -102,7 +102,9 @@ def test_a_server_that_never_answers_is_not_waited_for(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
         said = finish(train_command(tmp_path / "run", MLFLOW))
+    assert time.monotonic() - began < 90, "when training ends, and when the run does"
     assert "Run completed" in said
     assert "mlflow has not answered in time" in said
 

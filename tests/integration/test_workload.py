@@ -178,6 +178,12 @@ WITH_MISTAKES: dict[str, tuple[Callable[[str], str], str]] = {
         "No module named 'nowhere'",
     ),
     "is no Python": (lambda text: text + "\ndef (\n", "SyntaxError"),
+    "keeps what cannot be kept": (
+        lambda text: text.replace(
+            "self.lr = lr", 'self.lr = lr\n        self.save_hyperparameters({"made": object()})'
+        ),
+        'self.save_hyperparameters(ignore=["made"])',
+    ),
     "takes no such parameter": (
         lambda text: text.replace("hidden=32", "hiden=32"),
         "got an unexpected keyword argument 'hidden'",

@@ -166,3 +166,13 @@ def test_epochs_are_counted_between_two_epochs():
     assert epochs_to(Seen({}, [0.45, 0.9]), target=0.675) == pytest.approx(1.5)
     assert epochs_to(Seen({}, [0.9]), target=0.5) == pytest.approx(0.5)
     assert epochs_to(Seen({}, [0.3, 0.4]), target=0.5) == float("inf")
+
+
+def test_a_study_of_lists_is_not_judged():
+    trials = [
+        Seen({"model.pooling": pooling, "model.pool_size": 2}, [0.5])
+        for pooling in ("max", ["max", "average"])
+    ]
+    verdict = judge("translation", trials)
+    assert verdict.holds == "open"
+    assert "model.pooling has to be the same for all blocks" in verdict.sentence

@@ -55,7 +55,7 @@ def test_after_sigmoid_gradients_share_their_sign(plain: RunConfig):
         for name in ("sigmoid", "tanh")
     }
     assert found["sigmoid"]["agreement"] > found["tanh"]["agreement"]
-    assert all(0 <= each["turns"] <= 1 and -1 <= each["cosine"] <= 1 for each in found.values())
+    assert all(0 <= each["turns"] <= 1 for each in found.values())
 
 
 def test_a_network_that_sees_no_place_minds_no_shift(plain: RunConfig):

@@ -68,3 +68,8 @@ def test_a_dict_of_another_kind_comes_back_as_a_dict():
 def test_what_cannot_be_kept_is_named(value: Any, told: str):
     with pytest.raises(UserError, match=told):
         restored({"hyper": {"made": value}})
+
+
+def test_a_hyperparameter_that_cannot_be_kept_is_told_with_what_to_type():
+    with pytest.raises(UserError, match=r'save_hyperparameters\(ignore=\["config"\]\)'):
+        restored({"hyper_parameters": {"config": object()}})
