@@ -238,6 +238,13 @@ class EvaluationConfig(Section):
 
     flip_average: bool = False
     """Average the class probabilities over an image and its mirror."""
+    shift_average: bool = False
+    """Average them over an image and the four that are moved by a pixel; and over their mirrors."""
+
+    @property
+    def num_views(self) -> int:
+        """How many images the network looks at to tell one."""
+        return (5 if self.shift_average else 1) * (2 if self.flip_average else 1)
 
 
 class WorkersConfig(Section):

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distcnn import onednn
 from distcnn.config import NUM_CLASSES, OptimizerConfig, RunConfig
+from distcnn.data.augmentation import views
 from distcnn.data.module import Batch, Piece, Shard
 from distcnn.errors import UsageError
 from distcnn.flat_weights import FlatWeights
@@ -191,12 +192,13 @@ class ImageClassifier(pl.LightningModule):
         self.on_validation_epoch_end()
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Class probabilities `(N, 10)`, averaged with the mirror image's where so configured."""
-        probabilities = self(images).softmax(dim=1)
-        if self.config.evaluation.flip_average:
-            mirrored = self(images.flip(-1)).softmax(dim=1)
-            probabilities = (probabilities + mirrored) / 2
-        return probabilities
+        """Class probabilities `(N, 10)`, averaged over the views that the config asks for."""
+        evaluation = self.config.evaluation
+        seen = views(images, evaluation.flip_average, evaluation.shift_average)
+        total = self(seen[0]).softmax(dim=1)
+        for view in seen[1:]:
+            total = total + self(view).softmax(dim=1)
+        return total / len(seen)
 
     def _run(self, network: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
         """The network's float32 scores, in the precision of the config on the way."""

@@ -1,4 +1,4 @@
-"""Mirroring and shifting training images, each image by its own random bits.
+"""Mirroring and shifting images: in training by random bits, in evaluation each way there is.
 
 The bits are a function of (seed, epoch, sample): neither the batch that a sample stands in, nor
 the device, nor what ran before changes what is done to it.
@@ -35,6 +35,25 @@ def augment(images: torch.Tensor, bits: torch.Tensor, flip: bool, shift: int) ->
     if shift:
         images = _shift(images, bits, shift)
     return images
+
+
+def views(images: torch.Tensor, flip: bool, shift: bool) -> list[torch.Tensor]:
+    """What an evaluation averages over: images `(N, 1, 28, 28)`, themselves first.
+
+    Args:
+        images: of any type; where an image moves away, zeros come in.
+        flip: whether to mirror each view.
+        shift: whether to move the image by a pixel, up, down, left and right.
+    """
+    seen = [images]
+    if shift:
+        height, width = images.shape[-2:]
+        padded = functional.pad(images, (1, 1, 1, 1))
+        corners = (0, 1), (2, 1), (1, 0), (1, 2)
+        seen += [padded[..., top : top + height, left : left + width] for top, left in corners]
+    if flip:
+        seen += [view.flip(-1) for view in seen]
+    return seen
 
 
 def _shift(images: torch.Tensor, bits: torch.Tensor, shift: int) -> torch.Tensor:

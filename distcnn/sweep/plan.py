@@ -121,7 +121,7 @@ def known_trials(sweep: Sweep, most: int) -> list[Values]:
 def num_images(config: RunConfig) -> float:
     """How many images a run or a trial trains to its end; validation counts by what it costs."""
     num_trained = config.data.num_images_per_epoch
-    num_evaluated = config.data.num_val * (2 if config.evaluation.flip_average else 1)
+    num_evaluated = config.data.num_val * config.evaluation.num_views
     return (num_trained + _FORWARD_SHARE * num_evaluated) * config.training.epochs
 
 

@@ -208,6 +208,23 @@ def test_flip_average_averages_the_probabilities_of_an_image_and_its_mirror(tiny
         torch.testing.assert_close(module.probabilities(images), (plain + mirrored) / 2)
 
 
+def test_shift_average_averages_over_the_neighbours_and_their_mirrors(tiny_config, images):
+    config = tiny_config.with_values(evaluation={"flip_average": True, "shift_average": True})
+    module = ImageClassifier(config, num_steps=1, workers=Workers()).eval()
+    moved = [torch.zeros_like(images) for _ in range(4)]
+    moved[0][..., 1:, :] = images[..., :-1, :]
+    moved[1][..., :-1, :] = images[..., 1:, :]
+    moved[2][..., 1:] = images[..., :-1]
+    moved[3][..., :-1] = images[..., 1:]
+    with torch.no_grad():
+        expected = sum(
+            module.network(each).softmax(dim=1) + module.network(each.flip(3)).softmax(dim=1)
+            for each in (images, *moved)
+        )
+        torch.testing.assert_close(module.probabilities(images), expected / 10)
+    assert config.evaluation.num_views == 10
+
+
 def test_an_evaluation_counts_every_sample_once(tiny_config, tiny_dataset):
     module = ImageClassifier(tiny_config, num_steps=1, workers=Workers())
     data = ImageDataModule(tiny_dataset, tiny_config, CPU, Workers())
