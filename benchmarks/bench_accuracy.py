@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.bench import say, spread
 
 RESULTS = Path(__file__).with_name("results_accuracy.json")
-_CONFIGS = ("accurate",)
+_CONFIGS = ("accurate", "wide")
 
 
 def main() -> None:

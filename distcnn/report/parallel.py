@@ -13,7 +13,7 @@ from markupsafe import Markup
 from distcnn.sweep.space import Choice, Domain, Space, Uniform
 
 _WIDTH, _HEIGHT = 940.0, 320.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 60.0, 34.0, 14.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 60.0, 42.0, 14.0
 _NUM_SHADES = 5
 
 
@@ -62,7 +62,7 @@ def _down(share: float) -> float:
 def _upright(each: _Coordinate, x: float) -> Markup:
     texts = Markup().join(
         Markup('<text x="{:.1f}" y="{:.1f}" class="halo">{}</text>').format(
-            x + 6, _down(share) + 4, text
+            x + 6, _down(share) - 5, text
         )
         for share, text in each.ticks
     )
@@ -78,7 +78,9 @@ def _coordinate(
     values = [values[field] for values, _ in trials]
     name = field.rpartition(".")[2].replace("_", " ")
     if isinstance(domain, Choice):
-        known = [json.dumps(value) for value in domain.values]
+        is_ordered = all(isinstance(value, (int, float)) for value in domain.values)
+        choices: Sequence[Any] = sorted(domain.values) if is_ordered else domain.values
+        known = [json.dumps(value) for value in choices]
         apart = 1 / max(1, len(known) - 1)
         ticks = [(index * apart, _plain(text)) for index, text in enumerate(known)]
         return _Coordinate(
