@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from distcnn.config import RunConfig
+from distcnn.report.write import write_report_of_ended
 from distcnn.run_directory.events import count_restarts
 from distcnn.run_directory.lease import Fence
 from distcnn.run_directory.run import RunDirectory
@@ -32,6 +33,8 @@ def record_end(
     results = summarize(config, run, outcome, fence.attempt, ground, hosts)
     fence.check()
     tell_results(config, run, results, notify)
+    if outcome.status == "failed":
+        write_report_of_ended(run.path, notify)
     return results
 
 

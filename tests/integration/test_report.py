@@ -120,8 +120,7 @@ def test_a_run_that_has_not_ended_has_a_page(chromium: Browser, tmp_path: Path):
 def test_a_run_that_has_lost_its_numbers_has_a_page(chromium: Browser, tmp_path: Path):
     run = tmp_path / "run"
     command = distcnn("train", "article", *OVERRIDES, "optimizer.lr=1e30", "--run-dir", run)
-    finish(command, expected=1)
-    assert finish(distcnn("report", run)) == f"{run / 'report.html'}\n"
+    assert f"Report: {run / 'report.html'}" in finish(command, expected=1)
     assert_well(chromium, run / "report.html")
     assert "What it recognises" not in texts(chromium, "h2")
 
