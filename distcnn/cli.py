@@ -274,11 +274,12 @@ def _resume(options: argparse.Namespace) -> int:
     if sweep := sweep_of(options.run):
         from distcnn import config_file
 
-        path = options.run / "config.yaml"
+        trial = open_run(options.run)
+        again = config_file.command(trial.read_config(), trial.config_path)
         raise UsageError(
             f"{options.run} is a trial of a sweep, which decides how far it trains:"
             f" distcnn resume {sweep}; to train the same on its own, to the end:"
-            f" {config_file.command(config_file.load(str(path)), path)}"
+            f" {again}"
         )
     if is_sweep(options.run):
         from distcnn.orchestration import tune

@@ -239,7 +239,7 @@ class EvaluationConfig(Section):
     flip_average: bool = False
     """Average the class probabilities over an image and its mirror."""
     shift_average: bool = False
-    """Average them over an image and the four that are moved by a pixel; and over their mirrors."""
+    """Average them over an image and the four that are moved by a pixel, each as above."""
 
     @property
     def num_views(self) -> int:

@@ -49,8 +49,8 @@ def views(images: torch.Tensor, flip: bool, shift: bool) -> list[torch.Tensor]:
     if shift:
         height, width = images.shape[-2:]
         padded = functional.pad(images, (1, 1, 1, 1))
-        corners = (0, 1), (2, 1), (1, 0), (1, 2)
-        seen += [padded[..., top : top + height, left : left + width] for top, left in corners]
+        offsets = (0, 1), (2, 1), (1, 0), (1, 2)
+        seen += [padded[..., top : top + height, left : left + width] for top, left in offsets]
     if flip:
         seen += [view.flip(-1) for view in seen]
     return seen
