@@ -13,7 +13,7 @@ from distcnn.run_directory.predictions import Predictions
 from distcnn.run_directory.run import RunDirectory
 
 _COLUMNS = 8
-_MOST_MAPS = 64
+_MOST_MAPS = 32
 _MOST_KERNELS = 8
 
 
@@ -88,7 +88,7 @@ def _step(walked: Walk, index: int, told: str) -> Step:
         return Step(stage.name, told, "")
     shown = stage.output[:_MOST_MAPS]
     if len(shown) < len(stage.output):
-        told += f", the first {len(shown)} maps of it"
+        told += f", the first {len(shown)} of its {len(stage.output)} maps"
     alt = f"{len(shown)} feature maps after {stage.name}"
     kernels, kernels_told = _kernels(walked, stage.name)
     return Step(stage.name, told, alt, png(sheet(shown, _COLUMNS)), kernels, kernels_told)
@@ -99,11 +99,11 @@ def _kernels(walked: Walk, name: str) -> tuple[str, str]:
     if learned is None:
         return "", ""
     count, depth = learned.shape[:2]
+    shown = learned[: _MOST_MAPS if depth == 1 else _MOST_KERNELS]
+    which = "" if len(shown) == count else f", {len(shown)} of {count}"
     if depth == 1:
-        return png(sheet(learned[:_MOST_MAPS, 0], _COLUMNS)), "The learned kernels, map by map"
-    shown = learned[:_MOST_KERNELS]
+        return png(sheet(shown[:, 0], _COLUMNS)), f"The learned kernels{which}, map by map"
     flat = shown.reshape(-1, *shown.shape[2:])
-    which = "" if len(shown) == count else f"{len(shown)} of {count} "
     return png(sheet(flat, depth)), (
-        f"The learned kernels, {which}rows, each with a slice for every map that comes in"
+        f"The learned kernels{which}, each a row with a slice for every map that comes in"
     )
