@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from distcnn.errors import UserError
 from distcnn.training.snapshot import COUNTERS, Counters, Tensors, as_tensor, from_tensor
+from distcnn.user_code import UserCodeError
 
 _TREE = "tree"
 
@@ -31,7 +31,7 @@ class TreeSnapshot:
         """The checkpoint's content.
 
         Raises:
-            UserError: there is something else in the state.
+            UserCodeError: there is something else in the state.
         """
         tensors: Tensors = {}
         tree = _plain(self.state, "", tensors)
@@ -72,7 +72,7 @@ def _plain(value: Any, place: str, tensors: Tensors) -> Any:
             remedy = "Keep it as one of these, or leave it out of the state"
             if place.startswith("hyper_parameters."):
                 remedy = f'Leave it out: self.save_hyperparameters(ignore=["{name}"])'
-            raise UserError(
+            raise UserCodeError(
                 f"{place} is {_kind(value)}: a checkpoint holds dense tensors, numbers, texts,"
                 f" lists and dicts alone, so that reading it runs no code. {remedy}"
             )

@@ -195,7 +195,7 @@ class _Keeper(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lightning's own."""
+        """Beside Lightning's state, what has to follow once it is gone on from."""
         Afterwards.keep(trainer, checkpoint)
 
     # What the hooks are made of.
