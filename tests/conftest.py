@@ -75,6 +75,15 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Generator
         yield
 
 
+@pytest.fixture(autouse=True)
+def _processes_of_the_test() -> Generator[None]:
+    """A test that fails leaves no process to the next."""
+    from tests.integration.runs import end_those_started
+
+    yield
+    end_those_started()
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Generator[S3Server]:
     """An object store, which this process and those that it starts are set up for."""

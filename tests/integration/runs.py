@@ -29,6 +29,7 @@ OVERRIDES = [
 TIMEOUT_SECONDS = 300
 # What must be the same whatever happened on the way: timings may differ.
 TOLD_ONCE = ("step", "epoch", "train/loss", "val/loss", "val/accuracy", "lr")
+_started: list[subprocess.Popen[str]] = []
 
 
 def distcnn(*arguments: object) -> list[str]:
@@ -68,7 +69,18 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    _started.append(process)
+    return process
+
+
+def end_those_started() -> None:
+    """Kill the processes that a test has started and, since it failed, has not seen end."""
+    while _started:
+        process = _started.pop()
+        if process.stdout and not process.stdout.closed:
+            process.kill()
+            process.communicate(timeout=TIMEOUT_SECONDS)
 
 
 def start_and_reach(command: list[str], run: Location, num_saves: int) -> subprocess.Popen[str]:
