@@ -1,7 +1,8 @@
 """`make bench-accuracy`: how accurate the recipes chosen on validation data are, over seeds.
 
 Hours on a CPU. Runs are kept, one that was interrupted goes on, and one that is finished is only
-read. Leaves every number in `benchmarks/results_accuracy.json`, among those of other seeds.
+read. Leaves every number and the recipe in `benchmarks/results_accuracy.json`, among those of other
+seeds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import say, spread
+from distcnn.run_directory.run import RunDirectory
 
 RESULTS = Path(__file__).with_name("results_accuracy.json")
 _CONFIGS = ("accurate", "wide")
@@ -33,28 +35,41 @@ def main() -> None:
     options = parser.parse_args()
     seen: dict[str, dict[str, Any]] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
 
-    def train(wanted: tuple[str, int]) -> dict[str, Any]:
+    def train(wanted: tuple[str, int]) -> RunDirectory:
         config, seed = wanted
         return _trained(config, seed, options.folder / f"{config}-{seed}", options.overrides)
 
     everything = [(config, seed) for config in options.configs for seed in options.seeds]
     with ThreadPoolExecutor(options.at_once) as pool:
-        for (config, seed), results in zip(everything, pool.map(train, everything), strict=True):
-            seen.setdefault(config, {})[str(seed)] = _result(results)
-            say(f"{config}, seed {seed}: {seen[config][str(seed)]}")
+        for (config, seed), run in zip(everything, pool.map(train, everything), strict=True):
+            recipe, result = _recipe(run), _result(run)
+            of_config = seen.setdefault(config, {"recipe": recipe, "seeds": {}})
+            if of_config["recipe"] != recipe:
+                sys.exit(f"{run.path} is not by the recipe that {RESULTS} has of {config}")
+            of_config["seeds"][str(seed)] = result
+            say(f"{config}, seed {seed}: test accuracy {result['test']:.4f}")
             RESULTS.write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
     print(table(seen))
 
 
-def _trained(config: str, seed: int, run: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The results of a run, which is begun, gone on with, or finished already."""
+def _trained(config: str, seed: int, run: Path, overrides: Sequence[str]) -> RunDirectory:
+    """A finished run, which is begun, gone on with, or finished already."""
     begin = ["train", config, f"seed={seed}", *overrides, "--run-dir", str(run)]
     words = ["resume", str(run)] if (run / "config.yaml").exists() else begin
     subprocess.run([sys.executable, "-m", "distcnn.cli", *words], check=True)
-    return json.loads((run / "results.json").read_bytes())
+    return RunDirectory(run)
 
 
-def _result(results: dict[str, Any]) -> dict[str, Any]:
+def _recipe(run: RunDirectory) -> dict[str, Any]:
+    """What decides the result of a run, but for its seed."""
+    identity = run.read_config().identity
+    return {part: identity[part] for part in identity if part not in ("name", "seed", "storage")}
+
+
+def _result(run: RunDirectory) -> dict[str, Any]:
+    results = run.read_results()
+    if results is None:
+        sys.exit(f"{run.path} has not come to its end")
     return {
         "val": results["val"]["accuracy"],
         "test": results["test"]["accuracy"],
@@ -76,8 +91,8 @@ def table(seen: dict[str, dict[str, Any]]) -> str:
         "| config | parameters | test accuracy | on validation | minutes of training | n |",
         "|---|---|---|---|---|---|",
     ]
-    for config, by_seed in seen.items():
-        runs = list(by_seed.values())
+    for config, of_config in seen.items():
+        runs = list(of_config["seeds"].values())
         accuracies = spread([run["test"] for run in runs], ".4f")
         validated = statistics.median(run["val"] for run in runs)
         minutes = spread([run["train_seconds"] / 60 for run in runs], ".1f")
