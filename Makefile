@@ -67,7 +67,7 @@ bench-tune: $(VENV)/.installed  ## measure sweeps against Ray Tune's guide and t
 bench-reproducible: $(VENV)/.installed  ## measure what the same bits on any number of workers cost (35 min)
 	$(BIN)/python -m benchmarks.bench_reproducible $(ARGS)
 
-bench-accuracy: $(VENV)/.installed  ## measure the accuracy of the best recipe over five seeds (hours on a CPU)
+bench-accuracy: $(VENV)/.installed  ## measure the accuracy of the best recipes over five seeds (hours on a CPU)
 	$(BIN)/python -m benchmarks.bench_accuracy $(ARGS)
 
 cluster-files: $(VENV)/.installed  ## render the files in cluster/ from their specs

@@ -107,7 +107,9 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir", type=a_location, metavar="DIR", help=f"{RUN_HELP}; one that exists goes on"
     )
-    parser.add_argument("--id", metavar="ID", help="what the job is called (default: name-time)")
+    parser.add_argument(
+        "--id", metavar="ID", help="of the job (default: that of --run-dir, else name-time)"
+    )
     parser.add_argument(
         "--prices", type=Path, metavar="FILE", help="a YAML file with your own prices"
     )

@@ -18,6 +18,11 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def accuracy_text(value: float, digits: int = 2) -> str:
+    """In percent; a workload may call accuracy whatever more of is better."""
+    return percent(value, digits) if 0 <= value <= 1 else f"{value:,.4g}"
+
+
 def counted(number: int, thing: str) -> str:
     """Of something whose plural ends in s: `1 trial`, `12 trials`."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -55,6 +55,10 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     kinds = grouped(trials, _kind)
     if _NONE not in kinds or len(kinds) < 2:
         return Verdict("open", "Pooling and no pooling have not both been tried.")
+    # The same networks whatever the kind of their windows: those of one kind are all there is.
+    kinds[_NONE] = max(
+        grouped(kinds[_NONE], lambda trial: trial.values[_POOLING]).values(), key=len
+    )
     kept = {kind: Spread.of(map(_kept, group)) for kind, group in kinds.items()}
     without = kept.pop(_NONE)
     better = [kind for kind, each in kept.items() if each.low > without.high]

@@ -150,6 +150,7 @@ def _results_if_like(run: RunDirectory, config: RunConfig) -> Mapping[str, Any] 
             results["train_seconds"] >= _SHORTEST_SECONDS
             and not theirs.workers.is_elastic
             and bool(theirs.workers.gpus) == bool(config.workers.gpus)
+            and theirs.workload == config.workload
             and theirs.model == config.model
             and theirs.training.global_batch_size == config.training.global_batch_size
             and theirs.training.shards == config.training.shards

@@ -97,11 +97,12 @@ def _users_files(name: str) -> Iterator[tuple[str, bytes]]:
     Not what is installed, which has to be installed there as well.
     """
     top = Path(name.partition(":")[0].partition(".")[0])
-    if top.is_dir():
+    module = top.with_suffix(".py")
+    if module.is_file() and not _is_package(top):  # As Python would take it.
+        yield module.name, module.read_bytes()
+    elif top.is_dir():
         for path in _files_in(top):
             yield path.as_posix(), path.read_bytes()
-    elif (module := top.with_suffix(".py")).is_file():
-        yield module.name, module.read_bytes()
 
 
 def _package_files() -> Iterator[tuple[str, bytes]]:
@@ -118,10 +119,14 @@ def _files_in(folder: Path) -> Iterator[Path]:
         if path.name.startswith(".") or path.suffix in _LEFT_OUT_SUFFIXES:
             continue
         if path.is_dir():
-            if path.name not in _LEFT_OUT_FOLDERS:
+            if path.name not in _LEFT_OUT_FOLDERS or _is_package(path):
                 yield from _files_in(path)
         elif path.is_file():
             yield path
+
+
+def _is_package(folder: Path) -> bool:
+    return (folder / "__init__.py").is_file()
 
 
 def _mib(num_bytes: int) -> str:

@@ -183,7 +183,7 @@ def unanswered(error: Exception) -> str:
     """What an error of Ray's says of who did not answer, with the remedy."""
     lines = str(error).strip().splitlines()
     if "ModuleNotFoundError" in str(error):
-        return f"{lines[-1]}: install distcnn[cluster] there, the version that the driver has"
+        return f"{lines[-1]}: install distcnn there, the version that the driver has"
     return f"no answer ({lines[-1] if lines else type(error).__name__}); look at that node"
 
 

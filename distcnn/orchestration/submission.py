@@ -29,6 +29,8 @@ from distcnn.orchestration import targets
 from distcnn.orchestration.targets import Attached, OutOfReachError
 from distcnn.sweep import file as sweep_file
 
+# Whoever gives one of them says how many workers there are; nodes do not say it then.
+_DECIDING_HOW_MANY = {"workers.count", "workers.min", "workers.max", "workers.gpus"}
 _NUM_ASKED_AT_A_TIME = 8
 _PROBE_SECONDS = 600
 _PROBE_GRACE_SECONDS = 10
@@ -166,8 +168,9 @@ def prepare(
         job = job_of_sweep(sweep_file.load(config, overrides), spec, run_dir, job_id)
         return Prepared(job, prices)
     run_config = config_file.load(config, overrides)
-    if fills_nodes and not any(each.startswith("workers.") for each in overrides):
-        run_config = _filling(run_config, spec)
+    given = {override.partition("=")[0] for override in overrides}
+    if fills_nodes and not given & _DECIDING_HOW_MANY:
+        run_config = _filling(run_config, spec, has_cpus="workers.cpus" in given)
     return Prepared(job_of_run(run_config, spec, run_dir, job_id), prices)
 
 
@@ -192,14 +195,15 @@ def _uninterrupted() -> Generator[None]:
         raise KeyboardInterrupt
 
 
-def _filling(config: RunConfig, spec: ClusterSpec) -> RunConfig:
+def _filling(config: RunConfig, spec: ClusterSpec, *, has_cpus: bool) -> RunConfig:
     each = max(1, spec.gpus_per_node)
+    cpus = config.workers.cpus if has_cpus else float(max(1, spec.cpus_per_node // each))
     return config.with_values(
         workers={
             "count": spec.nodes * each,
             "min": None,
             "max": None,
-            "cpus": float(max(1, spec.cpus_per_node // each)),
+            "cpus": cpus,
             "gpus": 1 if spec.gpus_per_node else 0,
         }
     )

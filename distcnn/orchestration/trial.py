@@ -41,6 +41,7 @@ from distcnn.training.provenance import Ground
 from distcnn.training.resolve import load_data
 from distcnn.training.results import record_end, recorded_outcome
 from distcnn.training.snapshot import newest_counters
+from distcnn.user_code import UserCodeError
 from distcnn.workers import Workers
 
 # For a process of an earlier driver to be ended by Ray.
@@ -134,6 +135,8 @@ class TrialProcess(tune.Trainable):
         try:
             with storage_errors_explained(place.run):
                 return fit_or_fail(config, place)
+        except UserCodeError as error:
+            return Outcome("failed", newest_counters(place.run), str(error))
         except (UserError, LineLostError):
             raise
         except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep

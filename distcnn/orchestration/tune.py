@@ -172,7 +172,7 @@ def _search(
         view.end()
         ledger.close()
     lease.fence.check()
-    result = _conclude(study, desk, directory, signal_number)
+    result = _conclude(study, desk, directory, lease.fence.attempt, signal_number)
     write_report_of_ended(directory.path, view.note)
     if result.results["status"] == "failed" and connected.is_embedded:
         connected.keep_logs(directory.ray_logs)
@@ -275,7 +275,7 @@ def drive(
 
 
 def _conclude(
-    study: Study, desk: Desk, directory: SweepDirectory, signal_number: int | None
+    study: Study, desk: Desk, directory: SweepDirectory, attempt: int, signal_number: int | None
 ) -> SweepResult:
     """Write what a sweep leaves behind."""
     directory.write_leaderboard(study)
@@ -290,6 +290,7 @@ def _conclude(
         "reason": reason,
         "name": study.sweep.config.name,
         "metric": study.sweep.config.metric,
+        "attempts": attempt,
         "num_trials": len(study.trials),
         "statuses": dict(study.counts),
         "elapsed_seconds": round(study.elapsed_seconds, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,9 @@ import jinja2
 from markupsafe import Markup
 
 from distcnn import __version__
-from distcnn.wording import counted, percent
+from distcnn.charts import axis
+from distcnn.charts.axis import Axis
+from distcnn.wording import accuracy_text, counted, percent
 
 
 def render(template: str, **values: Any) -> str:
@@ -31,7 +34,18 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["accuracy"] = accuracy_text
     return environment
+
+
+def accuracy_axis(values: Sequence[float]) -> Axis:
+    """In percent, unless a workload calls accuracy what is none."""
+    return axis.linear("validation accuracy", values, is_share=are_shares(values))
+
+
+def are_shares(values: Sequence[float]) -> bool:
+    """Whether they can be told in percent."""
+    return all(0 <= value <= 1 for value in values)
 
 
 def interval(measured: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from distcnn.sweep.space import Choice, Domain, Space, Uniform
+from distcnn.wording import accuracy_text
 
 _WIDTH, _HEIGHT = 940.0, 320.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 60.0, 42.0, 14.0
@@ -99,5 +100,5 @@ def _plain(text: str) -> str:
 def _accuracy(values: Sequence[float]) -> _Coordinate:
     low, high = min(values), max(values)
     width = high - low or 1
-    ticks = [(0.0, f"{100 * low:.1f} %"), (1.0, f"{100 * high:.1f} %")]
+    ticks = [(0.0, accuracy_text(low, 1)), (1.0, accuracy_text(high, 1))]
     return _Coordinate("validation accuracy", ticks, [(value - low) / width for value in values])

@@ -15,13 +15,13 @@ from distcnn import config_file
 from distcnn.charts import axis
 from distcnn.charts.chart import Chart, Figure, bar_sample
 from distcnn.config import RunConfig
-from distcnn.report.page import interval, render
+from distcnn.report.page import accuracy_axis, interval, render
 from distcnn.report.picture import png
 from distcnn.report.walk_section import WalkSection
 from distcnn.run_directory.metrics_log import Row, read_rows
 from distcnn.run_directory.predictions import Predictions
 from distcnn.run_directory.run import RunDirectory
-from distcnn.wording import counted, duration, percent
+from distcnn.wording import accuracy_text, counted, duration, percent
 
 _NUM_CONFIDENCE_BINS = 10
 
@@ -53,14 +53,9 @@ def render_run(run: RunDirectory) -> str:
 
 def _headline(results: dict[str, Any], rows: Sequence[Row]) -> str:
     if "accuracy" in results.get("test", {}):
-        return f"{_accuracy(results['test']['accuracy'])} on the test split"
+        return f"{accuracy_text(results['test']['accuracy'])} on the test split"
     best = _best_accuracy(rows)
-    return "not validated yet" if best is None else f"{_accuracy(best)} on the validation split"
-
-
-def _accuracy(value: float) -> str:
-    """In percent; a workload may call accuracy whatever more of is better."""
-    return percent(value) if 0 <= value <= 1 else f"{value:,.4g}"
+    return "not validated yet" if best is None else f"{accuracy_text(best)} on the validation split"
 
 
 def _best_accuracy(rows: Sequence[Row]) -> float | None:
@@ -77,9 +72,9 @@ def _figures(
     for split, name in (("test", "Test accuracy"), ("val", "Validation accuracy")):
         if "accuracy" in results.get(split, {}):
             remark = interval(results[split])
-            figures.append((name, _accuracy(results[split]["accuracy"]), remark))
+            figures.append((name, accuracy_text(results[split]["accuracy"]), remark))
     if not figures and (best := _best_accuracy(rows)) is not None:
-        figures.append(("Best validation accuracy", _accuracy(best), "so far"))
+        figures.append(("Best validation accuracy", accuracy_text(best), "so far"))
     if results:
         count = results["workers"]["count"]
         workers = counted(count, "worker")
@@ -188,12 +183,11 @@ def _loss_curves(rows: Sequence[Row], chosen: int | None, label: str) -> Figure:
 def _accuracy_curve(rows: Sequence[Row], chosen: int | None) -> Figure:
     values = _values(rows, "val/accuracy")
     accuracies = [y for _, y in values]
-    is_share = all(0 <= y <= 1 for y in accuracies)
-    chart = Chart(_epochs(rows), axis.linear("validation accuracy", accuracies, is_share=is_share))
-    dots = [chart.dot(each, 0, f"epoch {each[0]:g}: {_accuracy(each[1])}") for each in values]
+    chart = Chart(_epochs(rows), accuracy_axis(accuracies))
+    dots = [chart.dot(each, 0, f"epoch {each[0]:g}: {accuracy_text(each[1])}") for each in values]
     marks = [chart.line(values, 0), *(dots if len(dots) <= 40 else []), *_chosen(chart, chosen)]
     best = max(accuracies, default=0)
-    caption = f"Of the validation split, after each epoch; {_accuracy(best)} at best."
+    caption = f"Of the validation split, after each epoch; {accuracy_text(best)} at best."
     return Figure("Accuracy", chart.drawn(caption, marks), caption)
 
 

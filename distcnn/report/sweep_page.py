@@ -14,7 +14,7 @@ from distcnn.charts import axis
 from distcnn.charts.axis import Axis
 from distcnn.charts.chart import Chart, Figure
 from distcnn.claims.claim import Seen, Verdict, find, judge
-from distcnn.report.page import interval, render
+from distcnn.report.page import accuracy_axis, are_shares, interval, render
 from distcnn.report.parallel import parallel_coordinates
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.importance import importances
@@ -22,7 +22,7 @@ from distcnn.sweep.ledger import read_ledger
 from distcnn.sweep.space import Choice, Domain, Space, Uniform, describe, value_text, varied
 from distcnn.sweep.study import Study
 from distcnn.sweep.trial import Trial
-from distcnn.wording import counted, duration, percent
+from distcnn.wording import accuracy_text, counted, duration
 
 # What the article names first; where a sweep has others, its first ones stand in their place.
 _ACROSS, _SERIES = "optimizer.lr", "model.channels"
@@ -35,7 +35,7 @@ def render_sweep(directory: SweepDirectory) -> str:
     """The page, as HTML."""
     sweep = directory.read_sweep()
     study = Study(sweep, 1, lambda event: None, read_ledger(directory.ledger_path))
-    results = directory.read_results() or {}
+    results = directory.read_last_results() or {}
     tried = [_Tried.of(study, trial) for trial in study.ranking if trial.reports]
     space = varied(sweep.space) or sweep.space
     across, series = _fields(space)
@@ -105,7 +105,7 @@ class _Tried:
     @property
     def told(self) -> str:
         """What a pointer that rests on it is told."""
-        return f"trial {self.trial.number}: {percent(self.accuracy)}, {describe(self.values)}"
+        return f"trial {self.trial.number}: {accuracy_text(self.accuracy)}, {describe(self.values)}"
 
 
 def _fields(space: Space) -> tuple[str, str | None]:
@@ -145,10 +145,10 @@ def _figures(study: Study, results: dict[str, Any]) -> list[tuple[str, str, str]
     best = results.get("best")
     if best and "accuracy" in best.get("test", {}):
         remark = ", ".join(filter(None, ["the winner's", interval(best["test"])]))
-        figures.append(("Test accuracy", percent(best["test"]["accuracy"]), remark))
+        figures.append(("Test accuracy", accuracy_text(best["test"]["accuracy"]), remark))
     if best:
         remark = f"trial {best['trial']}, epoch {best['epoch']}"
-        figures.append(("Best validation accuracy", percent(best["val"]["accuracy"]), remark))
+        figures.append(("Best validation accuracy", accuracy_text(best["val"]["accuracy"]), remark))
     counts = ", ".join(f"{count} {status}" for status, count in study.counts.items() if count)
     figures.append(("Trials", f"{len(study.trials)}", counts))
     figures.append(
@@ -187,12 +187,8 @@ class _Dots:
 
     @property
     def accuracies(self) -> Axis:
-        """Of all; what is far below the rest is at the bottom edge, or it would press that flat."""
-        values = [each.accuracy for each, _ in self.trials]
-        low = max(min(values), median(values) - 0.15)
-        return axis.linear(
-            "validation accuracy", [low, *(v for v in values if v >= low)], is_share=True
-        )
+        """Of all; what is far below the rest is at the bottom edge."""
+        return _accuracy_axis([each.accuracy for each, _ in self.trials], depth=0.15)
 
     def drawn(self, chart: Chart, where: Callable[[_Tried], float]) -> list[Markup]:
         """A dot for each trial."""
@@ -205,6 +201,12 @@ class _Dots:
             )
             for each, number in self.trials
         ]
+
+
+def _accuracy_axis(values: Sequence[float], depth: float) -> Axis:
+    """From so far below the median, at the lowest: what is lower would press the rest flat."""
+    low = max(min(values), median(values) - depth) if are_shares(values) else min(values)
+    return accuracy_axis([low, max(values)])
 
 
 def _over_field(dots: _Dots, field: str, space: Space) -> Figure:
@@ -224,10 +226,8 @@ def _over_field(dots: _Dots, field: str, space: Space) -> Figure:
 def _curves(study: Study, tried: Sequence[_Tried]) -> Figure:
     accuracies = [report.val_accuracy for each in tried for report in each.trial.reports]
     epochs = [each.trial.epoch for each in tried]
-    low = max(min(accuracies), median(accuracies) - 0.3)
     chart = Chart(
-        axis.linear("epoch", epochs, low=0, is_whole=True),
-        axis.linear("validation accuracy", [low, max(accuracies)], is_share=True),
+        axis.linear("epoch", epochs, low=0, is_whole=True), _accuracy_axis(accuracies, depth=0.3)
     )
     marks: list[Markup] = []
     for each in reversed(tried):
@@ -275,6 +275,7 @@ class _HeatMap:
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[tuple[str, float, int]]]]
     """Each with its cells: text, shade from 0 to 1, number of trials."""
+    is_in_percent: bool
 
 
 def _heat_map(
@@ -293,15 +294,17 @@ def _heat_map(
     best = {place: max(accuracies) for place, accuracies in cells.items()}
     most, middle = max(best.values()), median(best.values())
     least = max(min(best.values()), 2 * middle - most - 1e-9)
+    is_in_percent = are_shares([*best.values()])
 
     def cell(place: tuple[str, int]) -> tuple[str, float, int]:
         if place not in best:
             return "", 0.0, 0
         shade = (best[place] - least) / (most - least) if most > least else 1.0
-        return f"{100 * best[place]:.2f}", 0.08 + 0.82 * max(0.0, shade), len(cells[place])
+        text = f"{100 * best[place]:.2f}" if is_in_percent else accuracy_text(best[place])
+        return text, 0.08 + 0.82 * max(0.0, shade), len(cells[place])
 
     rows = [(kind, [cell((kind, index)) for index in range(len(columns))]) for kind in kinds]
-    return _HeatMap(columns, rows)
+    return _HeatMap(columns, rows, is_in_percent)
 
 
 def _binned(values: Sequence[Any], domain: Domain) -> tuple[list[str], Callable[[Any], int]]:

@@ -98,6 +98,10 @@ class SweepDirectory:
         """How the sweep ended; None while it has not."""
         return read_json(self.results_path) if self.results_path.exists() else None
 
+    def read_last_results(self) -> dict[str, Any] | None:
+        """How the sweep stands, if whoever drove it last has told."""
+        return RunDirectory(self.path).read_last_results()
+
     def write_results(self, results: dict[str, Any]) -> None:
         """Record how the sweep ended."""
         write_atomically(self.results_path, (json.dumps(results, indent=2) + "\n").encode())

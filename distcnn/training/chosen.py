@@ -54,7 +54,7 @@ def _on_cpu(run: RunDirectory, record: CheckpointRecord) -> ImageClassifier:
     if (workload := run.read_config().workload) is not None:
         raise UsageError(
             f"{run.path} has trained {workload}, and how that is used is for its own code: its"
-            f" weights are in {run.weights_path}"
+            f" weights are in {run.weights_path}, once it is finished"
         )
     config = run.read_config().with_values(
         workers={"count": 1, "min": None, "max": None, "gpus": 0, "cpus": 1},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -23,6 +24,7 @@ from distcnn.training.place import Place
 from distcnn.training.provenance import Ground
 from distcnn.training.resolve import resolve
 from distcnn.training.results import record_end
+from distcnn.training.snapshot import newest_counters
 from distcnn.user_code import UserCodeError
 from distcnn.workers import Workers
 
@@ -96,14 +98,22 @@ def _attempt(
     place = Place(run, lease.fence, dataset, control, watcher, started, workers)
     # To the end of finalizing: a signal then comes too late to stop anything.
     with _leaving_at_once(), control.listening():
-        outcome = fit_or_fail(config, place)
-        if outcome.status == "completed":
-            results = finalize(config, place, outcome)
-            assert results is not None, "there is one worker, the first"
-            return RunResult(run, results)
-        ground = Ground.here(config, dataset)
-        results = record_end(config, run, outcome, place.fence, ground, place.hosts, watcher.note)
-        return RunResult(run, results, outcome.signal_number)
+        try:
+            outcome = fit_or_fail(config, place)
+            if outcome.status == "completed":
+                results = finalize(config, place, outcome)
+                assert results is not None, "there is one worker, the first"
+                return RunResult(run, results)
+        except UserCodeError as error:
+            _record_end(config, place, Outcome("failed", newest_counters(run), str(error)))
+            raise
+        return RunResult(run, _record_end(config, place, outcome), outcome.signal_number)
+
+
+def _record_end(config: RunConfig, place: Place, outcome: Outcome) -> dict[str, Any]:
+    ground = Ground.here(config, place.dataset)
+    notify = place.watcher.note
+    return record_end(config, place.run, outcome, place.fence, ground, place.hosts, notify)
 
 
 @contextmanager

@@ -62,8 +62,9 @@ class MlflowTracker:
         self._log({n: float(v) for n, v in row.items() if n != "step" and v is not None}, step)
 
     def end(self, results: dict[str, Any]) -> None:
-        """As metrics, and the run's status."""
-        self._log(measures_of(results), step=0)
+        """As metrics, and the run's status; what was chosen, beside the curves of that name."""
+        measures = measures_of(results).items()
+        self._log({n.replace("val/", "chosen/val/"): value for n, value in measures}, step=0)
         self._client.set_terminated(self._id, _STATUSES[results["status"]])
 
     def close(self) -> None:

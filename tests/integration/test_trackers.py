@@ -80,11 +80,12 @@ def test_mlflow_has_the_rows_of_a_run_once_though_it_was_killed(
     assert seen.data.params["optimizer.lr"] == "0.001"
     rows = [row for row in told(run) if row[3]]  # Of epochs' ends.
     history = client.get_metric_history(seen.info.run_id, "val/accuracy")
-    by_step = {metric.step: metric.value for metric in history if metric.step}
+    by_step = {metric.step: metric.value for metric in history}
     assert by_step == {int(row[0]): float(row[4]) for row in rows}
     losses = client.get_metric_history(seen.info.run_id, "train/loss")
     assert [metric.step for metric in losses] == [int(row[0]) for row in told(run)], "each once"
     assert seen.data.metrics["test/accuracy"] > 0.5
+    assert seen.data.metrics["chosen/val/accuracy"] == max(by_step.values())
 
 
 def test_a_server_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

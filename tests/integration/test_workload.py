@@ -213,6 +213,10 @@ def test_a_mistake_is_told_with_their_lines_and_not_with_ours(mistake: str, fold
     assert "distcnn/training" not in done.stderr
     if mistake == "raises":
         assert events(folder / "run")[-1]["event"] == "failed"
+        results = json.loads((folder / "run" / "results.json").read_bytes())
+        assert results["status"] == "failed"
+        assert results["reason"] in done.stderr
+        assert (folder / "run" / "report.html").is_file()
         assert 'spirals.py", line' in done.stderr
         assert len(done.stderr.splitlines()) < 12
 

@@ -32,6 +32,8 @@ def test_workers_follow_from_machines_unless_they_are_given(capsys):
     where = ("--target", "slurm", "--nodes", "2", "--gpus-per-node", "4")
     cluster("plan", "quick", *where, "cluster.cpus_per_node=16")
     assert "8 workers of 4 CPU and 1 GPU" in capsys.readouterr().out
+    cluster("plan", "quick", *where, "workers.cpus=2")
+    assert "8 workers of 2 CPU and 1 GPU" in capsys.readouterr().out
     cluster("plan", "quick", *where, "workers.count=3")
     assert "3 workers of 1 CPU and 1 GPU" in capsys.readouterr().out
     cluster("plan", "tune", *where, "cluster.cpus_per_node=16")

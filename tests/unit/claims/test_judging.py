@@ -15,7 +15,7 @@ from distcnn.sweep import file
 from distcnn.sweep.config import ClaimName
 
 STUDIES = sorted(
-    path for path in (shipped_configs() / "studies").glob("*.yaml") if path.stem != "base"
+    path for path in (shipped_configs() / "studies").glob("*.yaml") if "space:" in path.read_text()
 )
 
 
@@ -109,7 +109,7 @@ def shifted(**kept: float) -> list[Seen]:
             {"shifts": [0, 1, 2, 3, 4], "accuracy": [0.8, 0.7, 0.8 * left, 0.3, 0.2]},
         )
         for kind, pooled in kept.items()
-        for size, left in ((1, 0.5), (2, pooled))
+        for size, left in ((1, 0.5), (3, pooled))
         for seed in range(3)
     ]
 
@@ -160,6 +160,16 @@ def test_too_little_decides_nothing(claim: ClaimName):
     verdict = judge(claim, [Seen(other, [0.5])])
     assert verdict.holds == "open"
     assert "has to vary" in verdict.sentence
+
+
+def test_a_network_without_pooling_counts_once_for_each_seed():
+    verdict = judge("translation", shifted(max=0.8, average=0.9))
+    assert "50.0 % (50.0 to 50.0, n = 3) without pooling" in verdict.sentence
+
+
+def test_scales_that_only_one_kind_has_trained_at_are_not_compared():
+    trials = initialised(without=0.1)
+    assert judge("initialisation", [t for t in trials if t.accuracies != [0.78]]).holds == "open"
 
 
 def test_epochs_are_counted_between_two_epochs():

@@ -38,6 +38,7 @@ def leave_run(
     begun: int = 1_000,
     count: int = 1,
     gpu: str | None = None,
+    workload: str | None = None,
     changed: dict[str, dict[str, Any]] | None = None,
     **results: Any,
 ) -> RunDirectory:
@@ -46,6 +47,7 @@ def leave_run(
         training={"precision": "bf16-mixed", "num_shards": 1},
         workers={"count": count, "cpus": 1.0, "gpus": int(gpu is not None)},
     )
+    config = config.model_copy(update={"workload": workload})
     for section, values in (changed or {}).items():
         config = config.with_values(**{section: values})
     run = RunDirectory(folder / name)
@@ -99,6 +101,7 @@ def test_the_newest_tells_and_the_first_folder_that_has_one(tmp_path: Path) -> N
     [
         {"status": "stopped"},
         {"train_seconds": 0.5},
+        {"workload": "spirals:build"},
         {"changed": {"model": {"channels": [8, 16]}}},
         {"changed": {"training": {"global_batch_size": 256}}},
         {"changed": {"training": {"num_shards": 2}}},

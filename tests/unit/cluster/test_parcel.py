@@ -81,7 +81,9 @@ def test_too_much_is_refused_by_name():
 def test_a_workloads_own_code_travels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    for name in ("mine/__init__.py", "mine/net.py", "alone.py", "other.py"):
+    code = ("mine/__init__.py", "mine/net.py", "mine/runs/__init__.py", "alone.py", "other.py")
+    for name in (*code, "alone/data.py", "mine/checkpoints/old.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("#\n")
 
     def names(workload):
@@ -90,6 +92,6 @@ def test_a_workloads_own_code_travels(tmp_path, monkeypatch):
             name for name in parcel_of(job).files if name.endswith(".py") and "distcnn" not in name
         }
 
-    assert names("mine.net:make") == {"mine/__init__.py", "mine/net.py"}
-    assert names("alone:make") == {"alone.py"}
+    assert names("mine.net:make") == {"mine/__init__.py", "mine/net.py", "mine/runs/__init__.py"}
+    assert names("alone:make") == {"alone.py"}, "which Python prefers to a mere folder"
     assert names("torchvision:make") == set(), "what is installed is installed there as well"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distcnn.report.parallel import parallel_coordinates
-from distcnn.report.sweep_page import _binned, _pareto
+from distcnn.report.sweep_page import _accuracy_axis, _binned, _pareto
 from distcnn.sweep.space import Choice, Uniform
 
 POINTS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=30)
@@ -30,6 +30,20 @@ def test_every_value_has_its_column(values: list[float]):
     in_order = [column_of(value) for value in sorted(values)]
     assert in_order == sorted(in_order)
     assert {*in_order} <= {*range(len(columns))}
+
+
+def test_what_is_no_share_is_not_told_in_percent():
+    space = {"optimizer.lr": Choice((0.01, 0.02))}
+    shares = parallel_coordinates(
+        space, [({"optimizer.lr": 0.01}, 0.5), ({"optimizer.lr": 0.02}, 0.9)]
+    )
+    assert ">90.0 %<" in str(shares)
+    others = parallel_coordinates(
+        space, [({"optimizer.lr": 0.01}, -4), ({"optimizer.lr": 0.02}, -2)]
+    )
+    assert ">-2<" in str(others)
+    assert _accuracy_axis([-43.0, -2.0], depth=0.15).low <= -43
+    assert _accuracy_axis([0.1, 0.9, 0.9], depth=0.15).low >= 0.7
 
 
 def test_numbers_stand_in_their_order_across_a_picture():

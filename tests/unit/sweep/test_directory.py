@@ -45,6 +45,18 @@ def test_the_leaderboard_has_the_best_first_and_lists_as_json(
     assert {row["reason"] for row in rows} == {"", "a reason, with a comma"}
 
 
+def test_how_an_earlier_attempt_ended_is_no_end(tmp_path: Path) -> None:
+    directory = SweepDirectory(tmp_path)
+    lease = Lease.acquire(directory.lease, print)
+    results = {"status": "stopped", "attempts": lease.fence.attempt}
+    directory.write_results(results)
+    lease.release()
+    assert directory.read_last_results() == results
+    Lease.acquire(directory.lease, print).release()
+    assert directory.read_last_results() is None
+    assert directory.read_results() == results
+
+
 def test_a_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     lease = Lease.acquire(tmp_path / "lease", print)
