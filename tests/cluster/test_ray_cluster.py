@@ -61,7 +61,7 @@ def cluster(home: Path) -> Generator[Cluster]:
     )
     add_node(cluster, zone="a")
     add_node(cluster, zone="b")
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(timeout=120)
     try:
         yield cluster
     finally:
@@ -81,7 +81,7 @@ def nodes_as_before(cluster: Cluster) -> Generator[None]:
     yield
     for node in cluster.worker_nodes - before:
         cluster.remove_node(node, allow_graceful=False)
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(timeout=120)
 
 
 def on(cluster: Cluster, command: list[str]) -> list[str]:
