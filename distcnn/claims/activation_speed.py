@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distcnn.charts import axis
 from distcnn.charts.chart import Chart, Figure
 from distcnn.claims.claim import Seen, Spread, Verdict, grouped
+from distcnn.wording import percent
 
 if TYPE_CHECKING:
     from distcnn.claims.subject import Subject
@@ -37,11 +38,12 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     epochs = {name: Spread.of(map(epochs_to, of_rate)) for name, of_rate in fastest.items()}
     relu = epochs["relu"].median
     if not math.isfinite(relu):
-        return Verdict("open", f"ReLU itself has not reached {_TARGET:.0%}.", figures)
+        return Verdict("open", f"ReLU itself has not reached {percent(_TARGET, 0)}.", figures)
     ratios = {name: epochs[name].median / relu for name in ("sigmoid", "tanh")}
     told = ", ".join(f"{name} {epochs[name]}" for name in ("relu", "tanh", "sigmoid"))
     sentence = (
-        f"Epochs to {_TARGET:.0%} of the validation images, each at its best learning rate: {told}."
+        f"Epochs to {percent(_TARGET, 0)} of the validation images,"
+        f" each at its best learning rate: {told}."
         f" ReLU is {_times(ratios['tanh'])} as fast as tanh and {_times(ratios['sigmoid'])} as fast"
         " as sigmoid."
     )

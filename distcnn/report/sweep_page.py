@@ -173,7 +173,8 @@ def _charts(study: Study, tried: Sequence[_Tried], across: str, series: str | No
     charts = [_curves(study, tried)]
     if _is_ordered(study.sweep.space[across]):
         charts.insert(0, _over_field(dots, across, study.sweep.space))
-    if study.sweep.base.workload is None:
+    sizes = {each.num_parameters for each in tried}
+    if study.sweep.base.workload is None and len(sizes) > 1:
         charts.append(_over_cost(dots, "trainable parameters", lambda each: each.num_parameters))
     return [*charts, _over_cost(dots, "seconds of training", lambda each: each.train_seconds)]
 
