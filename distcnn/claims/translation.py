@@ -55,7 +55,7 @@ def judge(trials: Sequence[Seen]) -> Verdict:
     kinds = grouped(trials, _kind)
     if _NONE not in kinds or len(kinds) < 2:
         return Verdict("open", "Pooling and no pooling have not both been tried.")
-    # The same networks whatever the kind of their windows: those of one kind are all there is.
+    # But for rounding, one network whatever the kind of its windows: it counts once for each seed.
     kinds[_NONE] = max(
         grouped(kinds[_NONE], lambda trial: trial.values[_POOLING]).values(), key=len
     )
