@@ -217,7 +217,10 @@ def _over_field(dots: _Dots, field: str, space: Space) -> Figure:
         min(values) > 0 and max(values) / min(values) > 20
     )
     label = _name(field)
-    along = axis.logarithmic(label, values) if is_log else axis.linear(label, values)
+    is_whole = all(value.is_integer() for value in values)
+    along = (
+        axis.logarithmic(label, values) if is_log else axis.linear(label, values, is_whole=is_whole)
+    )
     chart = Chart(along, dots.accuracies)
     caption = f"Each trial at its best epoch, against its {label}; hollow: ended early."
     marks = dots.drawn(chart, lambda each: float(each.values[field]))
