@@ -29,7 +29,7 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
 	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
-test: $(VENV)/.installed  ## run the tests of one machine (25 min on two busy cores)
+test: $(VENV)/.installed  ## run the tests of one machine (22 min on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
