@@ -32,10 +32,12 @@ def judge(trials: Sequence[Seen]) -> Verdict:
         {scale: each.median for (norm, scale), each in accuracy.items() if norm is wanted}
         for wanted in (True, False)
     )
-    if len(with_.keys() & without) < 2:
+    in_both = with_.keys() & without
+    if len(in_both) < 2:
         return Verdict("open", "Not both kinds have been tried at two scales.")
+    with_, without = ({scale: each[scale] for scale in in_both} for each in (with_, without))
     lost_with, lost_without = (max(each.values()) - min(each.values()) for each in (with_, without))
-    worst = min(with_.keys() & without, key=lambda scale: without[scale])
+    worst = min(without, key=lambda scale: without[scale])
     sentence = (
         f"Over weights {min(with_):g} to {max(with_):g} times their usual size, accuracy differs by"
         f" {100 * lost_with:.1f} points with batch norm and by {100 * lost_without:.1f} without; at"
