@@ -29,7 +29,7 @@ from distcnn.errors import UsageError, UserError
 if TYPE_CHECKING:
     from distcnn.config import RunConfig
     from distcnn.orchestration.tune import SweepResult
-    from distcnn.run_directory.checkpoints import CheckpointRecord
+    from distcnn.run_directory.checkpoint_index import CheckpointRecord
     from distcnn.run_directory.run import RunDirectory, RunResult
 
 _INTERRUPTED = 130
@@ -135,8 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print the plan and the trials, and start nothing"
     )
 
-    resume = add_verb(verbs, "resume", _resume, "go on with what was stopped or killed")
+    resume = add_verb(verbs, "resume", _resume, "resume an interrupted run or sweep")
     resume.add_argument("run", type=a_location, metavar="RUN", help=f"{RUN_HELP}; or a sweep's")
+    resume.add_argument(
+        "--restart",
+        action="store_true",
+        help="discard the run's checkpoints and train from step 0",
+    )
     _add_address(resume)
 
     evaluate = add_verb(verbs, "evaluate", _evaluate, "evaluate a run's best checkpoint")
@@ -282,6 +287,11 @@ def _resume(options: argparse.Namespace) -> int:
             f" {again}"
         )
     if is_sweep(options.run):
+        if options.restart:
+            raise UsageError(
+                "--restart applies to a run, not to a sweep. To search again, start a new sweep:"
+                f" distcnn tune {options.run / 'sweep.yaml'}"
+            )
         from distcnn.orchestration import tune
         from distcnn.orchestration.session import given_address
         from distcnn.sweep.view import sweep_view
@@ -298,10 +308,11 @@ def _resume(options: argparse.Namespace) -> int:
         from distcnn.orchestration.session import given_address
 
         _end_on_sigterm()
-        return _conclude(launch.resume(run, watcher(), given_address(options.address)))
+        address = given_address(options.address)
+        return _conclude(launch.resume(run, watcher(), address, restart=options.restart))
     from distcnn.training import local
 
-    return _conclude(local.resume(run, watcher()))
+    return _conclude(local.resume(run, watcher(), restart=options.restart))
 
 
 def _conclude(result: RunResult) -> int:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distcnn.errors import UserError
+from distcnn.errors import UsageError, UserError
 from distcnn.location import Location
 from distcnn.object_store import back_off
 
+RESTORE = "Restore it from a backup"
+
 
 class DamagedFileError(UserError):
-    """A file of a run is not what distcnn wrote."""
+    """A file does not hold what distcnn wrote into it."""
 
-    def __init__(self, path: Location) -> None:
-        super().__init__(
-            f"{path} is damaged: it is not what this distcnn writes there. If nothing else writes"
-            " it, move that file away"
-        )
+    def __init__(self, path: Location, remedy: str = RESTORE) -> None:
+        """Name the file, and what the user can do without losing work."""
+        super().__init__(f"{path} is damaged: its content is not what distcnn writes. {remedy}")
+
+
+class NotARegularFileError(UsageError):
+    """A path to be written names a directory, a device, a FIFO, a socket or a loop of links."""
 
 
 # A leftover of a killed writer is recognised, and cleared, by this beginning of its name.
@@ -30,14 +36,61 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def write_atomically(path: Location, content: bytes) -> None:
-    """Write aside, sync, then rename, or put: no reader ever sees half of `content`."""
+    """Write aside, sync, then rename, or put: no reader ever sees half of `content`.
+
+    A symbolic link stays, and the file that it points to is written. A file that is replaced
+    passes its permissions on.
+
+    Raises:
+        NotARegularFileError: there is something other than a regular file at `path`.
+    """
     if not isinstance(path, Path):
         path.put(content)
         return
-    with temporary_beside(path) as temporary:
+    target = regular_file(path)
+    with temporary_beside(target) as temporary:
         _write_synced(temporary, content)
-        temporary.replace(path)
-    sync_directory(path.parent)
+        regular_file(path)  # Again: writing takes time, and a rename replaces anything.
+        with suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        temporary.replace(target)
+    sync_directory(target.parent)
+
+
+def regular_file(path: Path) -> Path:
+    """Return the file that a write to `path` creates or replaces, with symbolic links followed.
+
+    Raises:
+        NotARegularFileError: there is something other than a regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path.resolve()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise _not_a_regular_file(path, "a loop of symbolic links") from None
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "not a file")
+        raise _not_a_regular_file(path, kind)
+    return path.resolve()
+
+
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def _not_a_regular_file(path: Path, kind: str) -> NotARegularFileError:
+    return NotARegularFileError(
+        f"cannot write {path}: it is {kind}. Give the path of a regular file, or one that does not"
+        " exist yet"
+    )
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -47,16 +100,16 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def read_json(path: Location) -> Any:
-    """What a JSON file of ours holds.
+def read_json(path: Location, remedy: str = RESTORE) -> Any:
+    """Return the content of a JSON file.
 
     Raises:
-        DamagedFileError: it holds no JSON.
+        DamagedFileError: the file does not hold JSON; the message has the remedy.
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DamagedFileError(path) from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(path, remedy) from error
 
 
 def read_from(path: Path, offset: int) -> bytes:
@@ -87,7 +140,11 @@ def create_exclusively(path: Location, content: bytes) -> bool:
 
 
 def append_line(path: Location, line: bytes) -> None:
-    """Add a line to a file of lines, which other processes may add to as well."""
+    """Add a line to a file of lines, which other processes may add to as well.
+
+    Raises:
+        NotARegularFileError: there is something other than a regular file at `path`.
+    """
     if not isinstance(path, Path):
         # Nothing can be appended to an object: it is replaced, unless another came first.
         while True:
@@ -95,7 +152,7 @@ def append_line(path: Location, line: bytes) -> None:
             if path.put_if(lines + _as_next_line(line, lines[-1:]), version) is not None:
                 return
             back_off()
-    with path.open("ab+") as file:
+    with regular_file(path).open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         # One byte: more is what others have added since.

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distcnn.files import DamagedFileError
+from distcnn.errors import UserError
 from distcnn.location import Location
 from distcnn.run_directory.lease import Holder
 from distcnn.run_directory.run import RunDirectory
@@ -78,7 +78,7 @@ def summarize_run(run: RunDirectory) -> dict[str, Any]:
     """A run's place in the list: what it is, how it stands, how good it is."""
     try:
         return _summarize(run)
-    except DamagedFileError as error:
+    except UserError as error:  # A damaged file, or one of an earlier version.
         return {"run": str(run.path), "status": "damaged", "reason": str(error)}
 
 

@@ -20,6 +20,10 @@ from distcnn.errors import UsageError, UserError
 from distcnn.files import DamagedFileError, read_json, temporary_beside, write_atomically
 from distcnn.location import Location, location
 
+_REMEDY = (
+    "If the job runs, name it by the handle that `submit` printed; if it has ended, delete the file"
+)
+
 
 @dataclass(frozen=True)
 class Remembered:
@@ -127,11 +131,11 @@ def _path_of(job_id: str) -> Path:
 
 
 def _read(path: Path) -> Remembered:
-    values: dict[str, Any] = read_json(path)
+    values: dict[str, Any] = read_json(path, _REMEDY)
     try:
         return _record(values)
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise DamagedFileError(path) from error
+        raise DamagedFileError(path, _REMEDY) from error
 
 
 def _record(values: dict[str, Any]) -> Remembered:

@@ -200,13 +200,15 @@ def _read_verified(file: OfficialFile, folder: Path) -> bytes | None:
         return None
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read: {error.strerror}. Make it readable, or remove it."
+            f"{path} cannot be read: {error.strerror}. Make it readable, or name another folder"
+            " with DISTCNN_DATA_DIR."
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.gz_sha256:
         raise UserError(
             f"{path} is not the official {file.gz_name}: {_fault(file, content, digest)}. "
-            "Put the official file in its place, or remove it to have it looked for elsewhere."
+            "Name a folder with the official files in DISTCNN_DATA_DIR, or unset it to have them"
+            " downloaded."
         )
     return content
 

@@ -13,7 +13,7 @@ from distcnn.config import RunConfig
 from distcnn.config_file import ConfigError
 from distcnn.errors import UserError
 from distcnn.files import DamagedFileError
-from distcnn.run_directory.checkpoints import CheckpointDamagedError
+from distcnn.run_directory.checkpoint_index import CheckpointDamagedError
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.study import Study, Task

@@ -103,7 +103,7 @@ def _ended_before(ticket: Ticket) -> int | None:
     from distcnn.files import read_json
 
     mark = _mark(ticket)
-    before = read_json(mark) if mark.is_file() else {}
+    before = read_json(mark, "Delete it") if mark.is_file() else {}
     return before["exit_code"] if before.get("submission") == ticket.submission else None
 
 

@@ -21,7 +21,13 @@ from distcnn.location import Location
 from distcnn.orchestration import session
 from distcnn.progress import LaunchWatcher, Watcher
 from distcnn.run_directory.lease import Lease, refuse_if_held_here
-from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
+from distcnn.run_directory.run import (
+    RunDirectory,
+    RunResult,
+    completed_error,
+    leased,
+    new_run,
+)
 
 if TYPE_CHECKING:
     from distcnn.training.provenance import Ground
@@ -68,22 +74,37 @@ def launch(
             return _supervise(run, decided, lease, connected, watcher)
 
 
-def resume(run: RunDirectory, watcher: LaunchWatcher, address: str | None) -> RunResult:
-    """Go on with a launched run from its newest checkpoint; a finished one is left as it is.
+def resume(
+    run: RunDirectory, watcher: LaunchWatcher, address: str | None, *, restart: bool = False
+) -> RunResult:
+    """Resume a launched run from its newest checkpoint; a completed one is left as it is.
+
+    Args:
+        run: an interrupted run.
+        watcher: told how it goes.
+        address: see `launch`.
+        restart: discard its checkpoints and train from step 0.
 
     Raises:
         UserError: see `launch`; or its config or its data are not those it began with.
     """
-    return _go_on(run, watcher, address, run.read_config())
+    return _go_on(run, watcher, address, run.read_config(), restart=restart)
 
 
 def _go_on(
-    run: RunDirectory, watcher: LaunchWatcher, address: str | None, config: RunConfig
+    run: RunDirectory,
+    watcher: LaunchWatcher,
+    address: str | None,
+    config: RunConfig,
+    *,
+    restart: bool = False,
 ) -> RunResult:
     refuse_if_held_here(run.lease)
     config = _with_what_was_decided(config, run.read_config())
     results = run.read_results()
     is_finished = results is not None and results["status"] == "completed"
+    if is_finished and restart:
+        raise completed_error(run)
     if is_finished and run.read_config().identity == config.identity:
         watcher.note("This run is finished: there is nothing left to do, and nothing was done")
         return RunResult(run, results or {})
@@ -104,6 +125,9 @@ def _go_on(
             provenance.check_same_ground(run, recorded, decided.ground, watcher.note)
             if decided.config != recorded:  # In what has no part in the result.
                 run.write_config(decided.config)
+            if restart:
+                run.start_over(lease.fence)
+            run.check_resumable()
             return _supervise(run, decided, lease, connected, watcher)
 
 

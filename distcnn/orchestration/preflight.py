@@ -77,7 +77,7 @@ def examine(
             new_facts, new_failures = _look_at_nodes(config, more, storage)
             facts, failures = [*facts, *new_facts], [*failures, *new_failures]
         workers, of_workers = _look_at_workers(config, request, places)
-    of_nodes = [*_versions(facts), *_storage(facts, storage), *_data(facts), *_lookups(facts)]
+    of_nodes = [*check_versions(facts), *_storage(facts, storage), *_data(facts), *_lookups(facts)]
     findings = [*failures, *of_nodes]
     return Preflight([*findings, *of_workers], facts, workers)
 
@@ -163,7 +163,7 @@ def why_unfit(config: RunConfig, facts: NodeFacts, ground: Ground, storage: Loca
         ground: what the run began on.
         storage: where it is kept.
     """
-    checks = [*_versions([facts]), *_storage([facts], storage), *_data([facts])]
+    checks = [*check_versions([facts]), *_storage([facts], storage), *_data([facts])]
     failed = [check.what for check in checks if check.status == "fail"]
     if failed:
         return failed[0]
@@ -187,7 +187,8 @@ def unanswered(error: Exception) -> str:
     return f"no answer ({lines[-1] if lines else type(error).__name__}); look at that node"
 
 
-def _versions(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
+def check_versions(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
+    """Check that all nodes have the driver's versions."""
     for name, wanted in software().items() if facts else ():
         found_on = {fact.host: fact.versions.get(name, "none") for fact in facts}
         others = {host: found for host, found in found_on.items() if found != wanted}
@@ -251,7 +252,7 @@ def _look_at_workers(
     try:
         looks = [actor.look.remote(config) for actor in actors]
         facts: list[WorkerFacts] = ray.get(looks, timeout=_ANSWER_SECONDS)
-        findings = [*_alike(config, facts), *_gpus(config, facts)]
+        findings = [*check_alike(config, facts), *_gpus(config, facts)]
         if not any(finding.status == "fail" for finding in findings):
             findings.append(_all_reduce(config, actors, facts))
         return facts, findings
@@ -262,8 +263,8 @@ def _look_at_workers(
             ray.kill(actor)
 
 
-def _alike(config: RunConfig, facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
-    """Workers whose arithmetic differs would drift apart in the last bits."""
+def check_alike(config: RunConfig, facts: Sequence[WorkerFacts]) -> Iterator[Finding]:
+    """Check that all workers compute alike: others would drift apart in the last bits."""
     kinds = Counter(kind_of(config, fact.hardware) for fact in facts)
     what = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     if len(kinds) > 1:

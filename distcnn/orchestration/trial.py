@@ -23,12 +23,14 @@ from distcnn.orchestration.line import Line, LineAddress, LineLostError
 from distcnn.orchestration.room import NoRoomError
 from distcnn.orchestration.worker import in_touch
 from distcnn.progress import EpochReport, StepReport, WorkersReport
-from distcnn.run_directory.checkpoints import CheckpointDamagedError, best, read_checkpoint
+from distcnn.run_directory.checkpoint_index import CheckpointDamagedError, OldCheckpointsError
+from distcnn.run_directory.checkpoints import CheckpointsLostError, best, read_checkpoint
 from distcnn.run_directory.lease import Lease, LeaseLostError, RunBusyError
 from distcnn.run_directory.metrics_log import read_rows
 from distcnn.run_directory.run import RunDirectory, StorageError, leased, storage_errors_explained
 from distcnn.sweep.config import ClaimName
 from distcnn.sweep.directory import SweepDirectory
+from distcnn.sweep.ledger import ledger_remedy
 from distcnn.sweep.trial import Report
 from distcnn.training import provenance
 from distcnn.training.control import Control
@@ -47,6 +49,10 @@ from distcnn.workers import Workers
 # For a process of an earlier driver to be ended by Ray.
 _GOING_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 1.0
+
+
+class OtherConfigError(UserError):
+    """A trial's folder holds a run of another config."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,8 @@ def _told(work: Callable[[], tuple[str, str]]) -> tuple[str, str, str]:
         return "lost", str(error), ""
     except StorageError as error:
         return "broken", error.what, ""
+    except (CheckpointsLostError, OldCheckpointsError, OtherConfigError) as error:
+        return "broken", str(error), ""
     except UserError as error:
         status, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 - a trial that raises is a result of the sweep
@@ -247,10 +255,22 @@ def _leased_in_the_end(run: RunDirectory, notify: Callable[[str], None]) -> Gene
 
 
 def _begin(run: RunDirectory, config: RunConfig, ground: Ground) -> None:
-    """Make it a run, if it is not one yet."""
+    """Make it a run, if it is not one yet.
+
+    Raises:
+        OtherConfigError: it is one of another config.
+        CheckpointsLostError: it has saved, and none of its checkpoints can be read.
+    """
     if not run.config_path.exists():
         run.write_provenance(provenance.collect(config, ground, "sweep"))
         run.write_config(config)
+    elif run.read_config().identity != config.identity:
+        sweep = run.path.parent.parent
+        raise OtherConfigError(
+            f"{run.path} holds a trial with other values than the ledger has for it: the ledger is"
+            f" not the last one of this sweep. {ledger_remedy(sweep)}"
+        )
+    run.check_resumable()
 
 
 class _TrialWatcher:

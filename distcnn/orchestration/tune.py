@@ -20,7 +20,7 @@ from distcnn.run_directory.lease import Lease, refuse_if_held_here
 from distcnn.run_directory.run import RunDirectory, exit_code_of, leased
 from distcnn.sweep.directory import SweepDirectory, new_sweep_directory
 from distcnn.sweep.file import Sweep
-from distcnn.sweep.ledger import Ledger, read_ledger
+from distcnn.sweep.ledger import Ledger, ledger_remedy, read_ledger
 from distcnn.sweep.plan import Plan, plan, timed_configs
 from distcnn.sweep.view import SweepView
 
@@ -93,6 +93,7 @@ def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> S
         view.note("This sweep is finished: there is nothing left to do, and nothing was done")
         return SweepResult(directory, results)
     sweep = directory.read_sweep()
+    _check_ledger(directory)
     with on_cluster(sweep.base, _Notes(view), address, directory.path.parent) as (
         connected,
         decided,
@@ -105,6 +106,16 @@ def resume(directory: SweepDirectory, view: SweepView, address: str | None) -> S
             provenance.check_same_ground(folder, resolved.base, decided.ground, view.note)
             _check_same_sweep(folder, sweep)
             return _search(resolved, decided, directory, connected, lease, view)
+
+
+def _check_ledger(directory: SweepDirectory) -> None:
+    """Make sure that trials do not train on with the values of others."""
+    if any(read_ledger(directory.ledger_path)) or not any(directory.trials.glob("*")):
+        return
+    raise UserError(
+        f"{directory.ledger_path} is lost or empty, and {directory.trials} holds trials."
+        f" {ledger_remedy(directory.path)}"
+    )
 
 
 def _check_same_sweep(folder: RunDirectory, sweep: Sweep) -> None:
@@ -150,7 +161,7 @@ def _search(
     view.note(f"Sweep directory: {directory.path}")
     if past:
         num_over = sum(trial.is_over for trial in study.trials.values())
-        view.note(f"Going on: {num_over} trials are over, {len(study.open_trials)} go on")
+        view.note(f"Resuming: {num_over} trials are over, {len(study.open_trials)} continue")
     else:
         view.note(f"Plan: {_plan(sweep, at_a_time, connected)}")
     desk = Desk(study, directory, view)

@@ -1,168 +1,212 @@
-"""The checkpoints of a run: committed whole, found by an index, pruned. No torch.
+"""Checkpoints of a run: committed whole, listed in an index, pruned. No torch.
 
-A checkpoint is one file. It counts once it is named in the index of its attempt,
-`index-NNNNNN.json`; the index of the highest attempt is the one that holds. An attempt begins by
-copying the index it found into its own: a writer that was taken for dead and is not can then
-write nothing that anybody reads.
+A checkpoint is one safetensors file that vouches for itself: its name ends in the SHA-256 of its
+content, and its header repeats what the index says about it. The index of an attempt,
+`index-NNNNNN.json`, lists the checkpoints that are kept; the index of the highest attempt holds.
+An attempt begins by copying the index into its own, so a writer that lost the run can write
+nothing that is read afterwards.
+
+The index is not the only record: if it is lost, damaged or incomplete, the checkpoint files whose
+content matches their name count. A file is deleted because an index says that newer checkpoints
+replace it, never because an index does not list it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
 
 from distcnn.errors import UserError
-from distcnn.files import DamagedFileError, clear_leftovers, read_json, write_atomically
+from distcnn.files import clear_leftovers, write_atomically
 from distcnn.location import Location
+from distcnn.run_directory.checkpoint_index import (
+    CheckpointDamagedError,
+    CheckpointFolder,
+    CheckpointName,
+    CheckpointRecord,
+    Index,
+    header_metadata,
+    is_checkpoint_or_index,
+    names_in,
+    read_content,
+)
 from distcnn.run_directory.lease import Fence
 
-
-class CheckpointDamagedError(UserError):
-    """A committed checkpoint's file is missing or not what was committed."""
-
-
-@dataclass(frozen=True)
-class CheckpointRecord:
-    """A committed checkpoint, as the index names it."""
-
-    file: str
-    attempt: int
-    epoch: int
-    """Epochs finished."""
-    step: int
-    """Optimizer steps done since the start of the run."""
-    sha256: str
-    """Of the file."""
-    weights_sha256: str
-    """Of the network's tensors, in name order."""
-    val_accuracy: float | None
-    """At the end of an epoch; None in the middle of one."""
+# Attempts count from 1.
+_BEFORE_THE_FIRST_ATTEMPT = 0
 
 
-def read_index(directory: Location) -> list[CheckpointRecord]:
-    """All checkpoints that are committed and kept, oldest first.
+class CheckpointsLostError(UserError):
+    """A run has committed checkpoints, and none of them can be read."""
+
+
+def read_checkpoints(directory: Location) -> list[CheckpointRecord]:
+    """Return the committed checkpoints, oldest first.
 
     Raises:
-        DamagedFileError: the index cannot be read.
+        OldCheckpointsError: the checkpoints are in the format of an earlier version.
     """
-    indexes = sorted(directory.glob("index-*.json"))
-    if not indexes:
-        return []
-    try:
-        return [CheckpointRecord(**entry) for entry in read_json(indexes[-1])]
-    except TypeError as error:
-        raise DamagedFileError(indexes[-1]) from error
+    return CheckpointFolder.scan(directory).records
 
 
 def read_checkpoint(directory: Location, record: CheckpointRecord) -> bytes:
-    """A committed checkpoint's content.
+    """Return a committed checkpoint's content.
 
     Raises:
-        CheckpointDamagedError: the file is missing, or its digest is another.
+        CheckpointDamagedError: the file is missing, or its digest differs from the record's.
     """
     path = directory / record.file
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointDamagedError(f"{path} is missing") from None
+    content = read_content(path)
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise CheckpointDamagedError(f"{path} is damaged: its SHA-256 is not the committed one")
     return content
 
 
-def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
-    """The checkpoint with the best validation accuracy; the earliest of equals."""
+def best(records: Iterable[CheckpointRecord]) -> CheckpointRecord | None:
+    """Return the checkpoint with the best validation accuracy; the earliest of equals."""
     validated = [record for record in records if record.val_accuracy is not None]
     return max(validated, key=lambda record: (record.val_accuracy, -record.step), default=None)
 
 
+def copy_into_new_run(directory: Location, content: bytes, record: CheckpointRecord) -> None:
+    """Write another run's checkpoint as the one that a new run begins with."""
+    name = CheckpointName.of(record.step, _BEFORE_THE_FIRST_ATTEMPT, record.sha256)
+    write_atomically(directory / str(name), content)
+
+
+def discard_checkpoints(directory: Location, fence: Fence) -> None:
+    """Delete all checkpoints of a run, so that it starts over.
+
+    Raises:
+        LeaseLostError: a later attempt holds the run.
+    """
+    fence.check()
+    for name in filter(is_checkpoint_or_index, names_in(directory)):
+        (directory / name).unlink(missing_ok=True)
+
+
+def check_resumable(directory: Location, last_step: int) -> None:
+    """Make sure that a run does not start over although it has saved.
+
+    Args:
+        directory: the run's `checkpoints/`.
+        last_step: step of the last checkpoint that the run is known to have committed; 0 if none.
+
+    Raises:
+        CheckpointsLostError: it has committed checkpoints, and none of them can be read.
+        OldCheckpointsError: the checkpoints are in the format of an earlier version.
+    """
+    _find_readable(directory, last_step)
+
+
+def _find_readable(directory: Location, last_step: int) -> CheckpointFolder:
+    for trust_index in (True, False):
+        folder = CheckpointFolder.scan(directory, trust_index=trust_index)
+        for record in list(folder.records):
+            try:
+                read_checkpoint(directory, record)
+            except CheckpointDamagedError as error:
+                folder.records.remove(record)
+                folder.note_unreadable(record.file, str(error))
+        if folder.records or not (folder.unreadable or last_step):
+            return folder
+    raise CheckpointsLostError(
+        "; ".join(folder.problems)
+        or f"it saved a checkpoint at step {last_step}, and {directory} holds none"
+    )
+
+
 class CheckpointWriter:
-    """The one owner of a run's checkpoints during an attempt."""
+    """The only writer of a run's checkpoints during an attempt."""
 
-    def __init__(self, directory: Location, fence: Fence, num_kept: int) -> None:
-        """Take over what earlier attempts committed; clear what they left uncommitted.
+    def __init__(
+        self, directory: Location, fence: Fence, num_kept: int, last_step: int = 0
+    ) -> None:
+        """Take over the checkpoints of earlier attempts.
 
-        What is no longer whole is left out, and told by `damages`.
+        What cannot be read is named in `problems`; its files stay where they are.
 
         Args:
             directory: the run's `checkpoints/`.
             fence: of the attempt that writes.
             num_kept: how many of the newest checkpoints to keep, besides the best one.
+            last_step: see `check_resumable`.
+
+        Raises:
+            CheckpointsLostError: see `check_resumable`; nothing has been written.
+            OldCheckpointsError: see there.
         """
-        directory.mkdir(exist_ok=True)
+        folder = _find_readable(directory, last_step)
         self._directory = directory
         self._fence = fence
         self._num_kept = num_kept
-        self.damages: list[CheckpointDamagedError] = []
-        self._records = [record for record in read_index(directory) if self._is_whole(record)]
-        self._write_index()
-        self._clear_uncommitted()
+        self.problems = folder.problems
+        self._unreadable = tuple(folder.unreadable)
+        fence.check()
+        directory.mkdir(exist_ok=True)
+        clear_leftovers(directory)
+        for name in folder.index.replaced:
+            (directory / name).unlink(missing_ok=True)
+        self._keep(folder.records)
 
     @property
     def records(self) -> list[CheckpointRecord]:
-        """What is committed and kept, oldest first."""
+        """Checkpoints that are committed and kept, oldest first."""
         return list(self._records)
 
     def commit(
         self,
-        content: bytes,
+        encode: Callable[[dict[str, str]], bytes],
         *,
         epoch: int,
         step: int,
         weights_sha256: str,
         val_accuracy: float | None,
     ) -> CheckpointRecord:
-        """Make `content` the newest checkpoint, durably, and prune.
+        """Make a new checkpoint the newest one, durably, and prune.
+
+        Args:
+            encode: returns the content, as safetensors with the given metadata in its header.
+            epoch: epochs finished.
+            step: optimizer steps since the start of the run.
+            weights_sha256: digest of the weights that are evaluated.
+            val_accuracy: at the end of an epoch; None in the middle of one.
 
         Raises:
             LeaseLostError: a later attempt holds the run.
         """
+        metadata = header_metadata(
+            epoch=epoch, step=step, weights_sha256=weights_sha256, val_accuracy=val_accuracy
+        )
+        content = encode(metadata)
+        sha256 = hashlib.sha256(content).hexdigest()
         record = CheckpointRecord(
-            file=f"step-{step:09d}-attempt-{self._fence.attempt:06d}.safetensors",
+            file=str(CheckpointName.of(step, self._fence.attempt, sha256)),
             attempt=self._fence.attempt,
             epoch=epoch,
             step=step,
-            sha256=hashlib.sha256(content).hexdigest(),
+            sha256=sha256,
             weights_sha256=weights_sha256,
             val_accuracy=val_accuracy,
         )
         self._fence.check()
         write_atomically(self._directory / record.file, content)
-        # A later commit at the same step says more: it has been validated meanwhile.
-        self._records = [old for old in self._records if old.step < step] + [record]
-        self._prune()
+        self._keep([*self._records, record])
         return record
 
-    def _is_whole(self, record: CheckpointRecord) -> bool:
-        try:
-            read_checkpoint(self._directory, record)
-        except CheckpointDamagedError as damage:
-            self.damages.append(damage)
-            return False
-        return True
-
-    def _prune(self) -> None:
-        kept = self._records[-self._num_kept :]
-        best_record = best(self._records)
+    def _keep(self, records: list[CheckpointRecord]) -> None:
+        """Keep the newest checkpoints and the best one: write the index, then delete the rest."""
+        # The last of a step replaces those before: it has been validated meanwhile.
+        candidates = list({record.step: record for record in records}.values())
+        kept = candidates[-self._num_kept :]
+        best_record = best(candidates)
         if best_record is not None and best_record not in kept:
             kept = [best_record, *kept]
-        dropped = [record for record in self._records if record not in kept]
+        replaced = tuple(record.file for record in records if record not in kept)
+        index = Index(self._fence.attempt, tuple(kept), self._unreadable, replaced)
         self._records = kept
-        self._write_index()
         self._fence.check()
-        for record in dropped:
-            (self._directory / record.file).unlink(missing_ok=True)
-
-    def _write_index(self) -> None:
+        write_atomically(self._directory / index.path, index.encode())
         self._fence.check()
-        index = json.dumps([asdict(record) for record in self._records], indent=1)
-        path = self._directory / f"index-{self._fence.attempt:06d}.json"
-        write_atomically(path, index.encode())
-
-    def _clear_uncommitted(self) -> None:
-        clear_leftovers(self._directory)
-        committed = {record.file for record in self._records}
-        for file in self._directory.glob("step-*.safetensors"):
-            if file.name not in committed:
-                file.unlink()
+        for name in replaced:
+            (self._directory / name).unlink(missing_ok=True)

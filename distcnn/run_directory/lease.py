@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Self
 
 import psutil
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from distcnn.errors import UserError
-from distcnn.files import DamagedFileError, create_exclusively, read_json, write_atomically
+from distcnn.files import create_exclusively, write_atomically
 from distcnn.location import Location
 
 TIME_TO_LIVE_SECONDS = 30.0
@@ -30,6 +34,7 @@ _HEARTBEAT_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 # A process's start is known by the wall clock, which may be set meanwhile.
 _CLOCK_STEP_SECONDS = 10.0
+_CLAIM = re.compile(r"attempt-(\d{6,})\.json").fullmatch
 
 
 class RunBusyError(UserError):
@@ -51,6 +56,8 @@ class Holder:
     process_started: float
     heartbeat: int = 0
     released: bool = False
+    token: str = ""
+    """Tells apart two claims of one attempt: the first one may have been deleted."""
 
     @classmethod
     def this_process(cls, attempt: int) -> Self:
@@ -61,10 +68,16 @@ class Holder:
             namespace=_process_namespace(),
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
+            token=secrets.token_hex(8),
         )
 
+    @classmethod
+    def unknown(cls, attempt: int) -> Self:
+        """Return the holder of a claim that cannot be read: it may be alive, on any host."""
+        return cls(attempt, host="an unknown host", namespace="", pid=0, process_started=0.0)
+
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host}" if self.pid else "an unknown process"
 
     def encode(self) -> bytes:
         """The lease file's content."""
@@ -85,23 +98,29 @@ class Holder:
             age_difference = abs(process.create_time() - self.process_started)
             same = age_difference < _CLOCK_STEP_SECONDS
             return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ValueError, OverflowError):  # Numbers that no process has.
             return False
 
 
 def current_holder(directory: Location) -> Holder | None:
-    """The holder of the highest attempt, alive or not; None before the first attempt.
+    """Return the holder of the highest attempt, alive or not; None before the first attempt.
 
-    Raises:
-        DamagedFileError: the claim cannot be read.
+    A claim that cannot be read counts as one of an unknown process: if that is alive, its next
+    heartbeat writes the claim again.
     """
-    paths = sorted(directory.glob("attempt-*.json"))
+    paths = {int(name[1]): path for path in directory.glob("*") if (name := _CLAIM(path.name))}
     if not paths:
         return None
+    attempt = max(paths)
     try:
-        return Holder(**read_json(paths[-1]))
-    except TypeError as error:
-        raise DamagedFileError(paths[-1]) from error
+        return replace(_holder_type().validate_json(paths[attempt].read_bytes()), attempt=attempt)
+    except (ValidationError, IsADirectoryError):
+        return Holder.unknown(attempt)
+
+
+@cache
+def _holder_type() -> TypeAdapter[Holder]:
+    return TypeAdapter(with_config(ConfigDict(strict=True, extra="forbid"))(Holder))
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,8 @@ class Fence:
     directory: Location
     attempt: int
     """From 1."""
+    token: str = ""
+    """Of the claim."""
 
     def check(self) -> None:
         """Make sure that the attempt is still the latest; to be called right before every commit.
@@ -122,11 +143,16 @@ class Fence:
             LeaseLostError: a later attempt holds the run.
         """
         holder = current_holder(self.directory)
-        if holder is None or holder.attempt != self.attempt:
+        if holder is None or not self.is_of(holder):
             raise LeaseLostError(
                 f"this run was taken over by {holder or 'nobody (its lease is gone)'};"
                 " nothing more is written from here"
             )
+
+    def is_of(self, holder: Holder) -> bool:
+        """Return whether a claim is the one behind this fence, or may be: it cannot be read."""
+        is_same = not holder.pid or holder.token == self.token
+        return holder.attempt == self.attempt and is_same
 
 
 def refuse_if_held_here(directory: Location) -> None:
@@ -157,14 +183,22 @@ class Lease:
     @property
     def fence(self) -> Fence:
         """Of the current attempt."""
-        return Fence(self._directory, self._holder.attempt)
+        return Fence(self._directory, self._holder.attempt, self._holder.token)
 
     @classmethod
-    def acquire(cls, directory: Location, notify: Callable[[str], None]) -> Self:
+    def acquire(
+        cls, directory: Location, notify: Callable[[str], None], after_attempt: int = 0
+    ) -> Self:
         """Take the run over, from nobody, from a holder that released it or from a dead one.
 
         A holder on this host is known to be dead at once; one on another host when its
         heartbeat has stood still for `TIME_TO_LIVE_SECONDS`, which is said while waiting.
+
+        Args:
+            directory: folder of the claims.
+            notify: told why this takes long.
+            after_attempt: an attempt that has written to the run, by its other files. The claims
+                may have been deleted, and a number that was used before would fence off nobody.
 
         Raises:
             RunBusyError: the holder lives.
@@ -174,7 +208,8 @@ class Lease:
             holder = current_holder(directory)
             if holder is not None:
                 _wait_until_gone(directory, holder, notify)
-            mine = Holder.this_process(attempt=holder.attempt + 1 if holder else 1)
+            last = max(after_attempt, holder.attempt if holder else 0)
+            mine = Holder.this_process(attempt=last + 1)
             if create_exclusively(_path(directory, mine.attempt), mine.encode()):
                 return cls(directory, mine)
 
@@ -203,17 +238,22 @@ class Lease:
         self._thread.join()
         released = replace(self._holder, released=True)
         # On a full disk this must not hide what went wrong before: our death is seen anyway.
-        with suppress(OSError):
-            write_atomically(_path(self._directory, released.attempt), released.encode())
+        self._write(released)
 
     def _beat(self) -> None:
         while not self._ended.wait(_HEARTBEAT_SECONDS):
             with self._writing:
                 self._holder = replace(self._holder, heartbeat=self._holder.heartbeat + 1)
                 # A full disk must not end a run between checkpoints: the next beat may succeed.
-                with suppress(OSError):
-                    path = _path(self._directory, self._holder.attempt)
-                    write_atomically(path, self._holder.encode())
+                self._write(self._holder)
+
+    def _write(self, holder: Holder) -> None:
+        """Write the claim again, unless another process has claimed the same attempt."""
+        with suppress(OSError, UserError):
+            current = current_holder(self._directory)
+            if current and current.attempt == holder.attempt and not self.fence.is_of(current):
+                return
+            write_atomically(_path(self._directory, holder.attempt), holder.encode())
 
 
 def _wait_until_gone(directory: Location, holder: Holder, notify: Callable[[str], None]) -> None:

@@ -21,6 +21,10 @@ COLUMNS: tuple[str, ...] = (
     "train_seconds",
 )
 Row = dict[str, float | int | None]
+_REMEDY = (
+    "Restore it from a backup, or delete it: the run keeps its checkpoints and loses the curves so"
+    " far"
+)
 
 
 def read_rows(path: Location) -> Iterator[Row]:
@@ -31,13 +35,16 @@ def read_rows(path: Location) -> Iterator[Row]:
     """
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8")
-    whole_lines = text[: text.rfind("\n") + 1]
-    for fields in csv.DictReader(StringIO(whole_lines)):
-        try:
-            yield {name: _number(text) for name, text in fields.items()}
-        except (ValueError, AttributeError) as error:
-            raise DamagedFileError(path) from error
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole_lines = text[: text.rfind("\n") + 1]
+        for fields in csv.DictReader(StringIO(whole_lines)):
+            row = {name: _number(text) for name, text in fields.items()}
+            if row.keys() != set(COLUMNS):
+                raise ValueError(f"columns {', '.join(row)}")
+            yield row
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DamagedFileError(path, _REMEDY) from error
 
 
 def _number(text: str) -> float | int | None:

@@ -15,6 +15,7 @@ from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
 from distcnn.files import (
+    RESTORE,
     TEMPORARY_PREFIX,
     DamagedFileError,
     append_line,
@@ -22,8 +23,14 @@ from distcnn.files import (
     write_atomically,
 )
 from distcnn.location import Location
-from distcnn.run_directory.checkpoints import CheckpointRecord, read_index
-from distcnn.run_directory.lease import Holder, Lease, current_holder
+from distcnn.run_directory.checkpoint_index import CheckpointRecord, latest_attempt
+from distcnn.run_directory.checkpoints import (
+    CheckpointsLostError,
+    check_resumable,
+    discard_checkpoints,
+    read_checkpoints,
+)
+from distcnn.run_directory.lease import Fence, Holder, Lease, current_holder
 from distcnn.run_directory.predictions import Predictions
 from distcnn.s3_client import ObjectStoreError
 
@@ -111,9 +118,10 @@ class RunDirectory:
         Raises:
             DamagedFileError: the file does not say.
         """
-        results = _read_json(self.results_path)
+        remedy = "Restore it from a backup, or delete it: the next `distcnn resume` writes it again"
+        results = _read_json(self.results_path, remedy)
         if results is not None and "status" not in results:
-            raise DamagedFileError(self.results_path)
+            raise DamagedFileError(self.results_path, remedy)
         return results
 
     def read_last_results(self) -> dict[str, Any] | None:
@@ -159,13 +167,67 @@ class RunDirectory:
         path = self.path / "events.jsonl"
         events: list[dict[str, Any]] = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
-            with suppress(ValueError):
-                events.append(json.loads(line))
+            with suppress(ValueError, RecursionError):
+                event = json.loads(line)
+                if isinstance(event, dict) and "event" in event:
+                    events.append(event)
         return events
 
     def read_checkpoints(self) -> list[CheckpointRecord]:
-        """The committed checkpoints, oldest first."""
-        return read_index(self.checkpoints)
+        """Return the committed checkpoints, oldest first."""
+        return read_checkpoints(self.checkpoints)
+
+    @property
+    def latest_attempt(self) -> int:
+        """Highest attempt that has left a trace other than its claim; 0 if there is none."""
+        attempts = [_number(event, "attempt") for event in self.read_events()]
+        return max([latest_attempt(self.checkpoints), *attempts])
+
+    @property
+    def last_committed_step(self) -> int:
+        """Step of the last checkpoint that events tell of since the run began or started over."""
+        step = 0
+        for event in self.read_events():
+            if event["event"] == "checkpoint":
+                step = _number(event, "step")
+            elif event["event"] == "started_over":
+                step = 0
+        return step
+
+    def check_resumable(self) -> None:
+        """Make sure that the run does not start over although it has saved.
+
+        Raises:
+            CheckpointsLostError: it has committed checkpoints, and none of them can be read.
+            OldCheckpointsError: the checkpoints are in the format of an earlier version.
+        """
+        try:
+            check_resumable(self.checkpoints, self.last_committed_step)
+        except CheckpointsLostError as error:
+            raise self.lost_error(error) from None
+
+    def lost_error(self, error: CheckpointsLostError) -> CheckpointsLostError:
+        """Return the error with what the user can do about it."""
+        remedy = f"or train from the start: distcnn resume {self.path} --restart"
+        if (sweep := self.path.absolute().parent.parent / "sweep.yaml").is_file():
+            remedy = f"or start a new sweep: distcnn tune {sweep}"  # A trial is not restarted.
+        return CheckpointsLostError(
+            f"{self.path} cannot be resumed: {error}. Restore the checkpoints from a backup,"
+            f" {remedy}"
+        )
+
+    def start_over(self, fence: Fence) -> None:
+        """Discard the checkpoints, so that the run begins at step 0.
+
+        Raises:
+            UserError: the run has been completed.
+            LeaseLostError: a later attempt holds the run.
+        """
+        results = self.read_results()  # Its last writer may have completed it meanwhile.
+        if results is not None and results["status"] == "completed":
+            raise completed_error(self)
+        discard_checkpoints(self.checkpoints, fence)
+        self.append_event("started_over", attempt=fence.attempt)
 
     def read_holder(self) -> Holder | None:
         """Who writes, or last wrote, this run."""
@@ -193,6 +255,15 @@ def exit_code_of(results: dict[str, Any], signal_number: int | None) -> int:
     if signal_number is not None:
         return 128 + signal_number
     return 0 if results["status"] == "completed" else 1
+
+
+def completed_error(run: RunDirectory) -> UserError:
+    """Return the refusal to discard the checkpoints of a completed run."""
+    again = config_file.command(run.read_config(), run.config_path)
+    return UserError(
+        f"Run already completed: {run.path}. --restart would discard its checkpoints; to train the"
+        f" same again, start a new run: {again}"
+    )
 
 
 class StorageError(UserError):
@@ -232,7 +303,7 @@ def leased(run: RunDirectory, notify: Callable[[str], None]) -> Generator[Lease]
         UserError: another process holds it, or the run directory cannot be written.
     """
     with storage_errors_explained(run):
-        lease = Lease.acquire(run.lease, notify)
+        lease = Lease.acquire(run.lease, notify, run.latest_attempt)
         try:
             yield lease
         finally:
@@ -310,11 +381,19 @@ def _unwritable(path: Location, error: OSError) -> UsageError:
     )
 
 
-def _read_json(path: Location) -> dict[str, Any] | None:
+def _number(event: dict[str, Any], name: str) -> int:
+    value = event.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _read_json(path: Location, remedy: str = RESTORE) -> dict[str, Any] | None:
     try:
-        return read_json(path)
+        document = read_json(path, remedy)
     except FileNotFoundError:
         return None
+    if not isinstance(document, dict):
+        raise DamagedFileError(path, remedy)
+    return document
 
 
 def _encode_json(document: dict[str, Any]) -> bytes:

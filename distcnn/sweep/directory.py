@@ -14,7 +14,7 @@ from distcnn import config_file
 from distcnn.config import RunConfig
 from distcnn.config_file import plain_to_yaml
 from distcnn.errors import UsageError
-from distcnn.files import read_json, write_atomically
+from distcnn.files import write_atomically
 from distcnn.location import Location
 from distcnn.run_directory.run import RunDirectory, list_runs, new_run
 from distcnn.sweep import file
@@ -96,7 +96,7 @@ class SweepDirectory:
 
     def read_results(self) -> dict[str, Any] | None:
         """How the sweep ended; None while it has not."""
-        return read_json(self.results_path) if self.results_path.exists() else None
+        return RunDirectory(self.path).read_results()
 
     def read_last_results(self) -> dict[str, Any] | None:
         """How the sweep stands, if whoever drove it last has told."""

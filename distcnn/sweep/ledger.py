@@ -14,11 +14,19 @@ from distcnn.run_directory.lease import Fence
 Event: TypeAlias = dict[str, Any]
 
 
+def ledger_remedy(sweep: Location) -> str:
+    """Return what to do about a ledger that cannot be read or is lost.
+
+    Without it a sweep would train its trials' checkpoints on with other values.
+    """
+    return f"Restore it from a backup, or start a new sweep: distcnn tune {sweep / 'sweep.yaml'}"
+
+
 def read_ledger(path: Location) -> Iterator[Event]:
     """The events, oldest first; a last line that a kill has torn is left out.
 
     Raises:
-        DamagedFileError: a line before it is no JSON.
+        DamagedFileError: a line before it is not JSON.
     """
     if not path.exists():
         return
@@ -27,7 +35,7 @@ def read_ledger(path: Location) -> Iterator[Event]:
         try:
             yield json.loads(line)
         except ValueError as error:
-            raise DamagedFileError(path) from error
+            raise DamagedFileError(path, ledger_remedy(path.parent)) from error
 
 
 class Ledger:

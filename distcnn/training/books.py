@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from distcnn.config import RunConfig
-from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
+from distcnn.run_directory.checkpoints import (
+    CheckpointsLostError,
+    CheckpointWriter,
+    read_checkpoint,
+)
 from distcnn.run_directory.metrics_log import MetricsLog, Row
 from distcnn.training.place import Place
 from distcnn.training.trackers import Trackers
+
+Encode: TypeAlias = Callable[[dict[str, str]], bytes]
 
 
 class Books:
@@ -28,7 +37,7 @@ class Books:
 
     def commit(
         self,
-        content: bytes,
+        encode: Encode,
         digests: dict[str, str],
         epoch: int,
         step: int,
@@ -49,16 +58,19 @@ class RunBooks(Books):
     """Writes the run directory; begins by clearing what is past the newest checkpoint."""
 
     def __init__(self, place: Place, config: RunConfig) -> None:
+        """Take over what earlier attempts left.
+
+        Raises:
+            CheckpointsLostError: the run has committed checkpoints, and none of them can be read.
+        """
         # 0.2 s to import, and only one worker of all needs it.
         from distcnn.training.tensorboard_log import TensorBoardLog
 
         self._run, self._fence = place.run, place.fence
-        self._checkpoints = CheckpointWriter(
-            place.run.checkpoints, place.fence, config.training.keep_checkpoints
-        )
-        for damage in self._checkpoints.damages:
-            place.watcher.note(f"{damage}; going on without it")
-            self.event("checkpoint_damaged", what=str(damage))
+        self._checkpoints = _open_checkpoints(place, config.training.keep_checkpoints)
+        for problem in self._checkpoints.problems:
+            place.watcher.note(f"{problem}. Continuing with the other checkpoints")
+            self.event("checkpoint_damaged", what=problem)
         records = self._checkpoints.records
         self._log = MetricsLog(self._run.metrics_path, records[-1].step if records else 0)
         self._tensorboard = TensorBoardLog(self._run.tensorboard, self._log.rows)
@@ -86,7 +98,7 @@ class RunBooks(Books):
 
     def commit(
         self,
-        content: bytes,
+        encode: Encode,
         digests: dict[str, str],
         epoch: int,
         step: int,
@@ -95,7 +107,7 @@ class RunBooks(Books):
         """Make this the newest checkpoint, once the rows it stands on are durable.
 
         Args:
-            content: what it holds.
+            encode: returns its content, with the given metadata in its header.
             digests: of the weights that are evaluated, `weights_sha256`; and of others.
             epoch: how many are finished.
             step: how many have been done since the start of the run.
@@ -106,7 +118,7 @@ class RunBooks(Books):
         self._log.sync()
         self._tensorboard.sync()
         self._checkpoints.commit(
-            content,
+            encode,
             epoch=epoch,
             step=step,
             weights_sha256=digests["weights_sha256"],
@@ -119,3 +131,11 @@ class RunBooks(Books):
         self._log.close()
         self._tensorboard.close()
         self._trackers.close()
+
+
+def _open_checkpoints(place: Place, num_kept: int) -> CheckpointWriter:
+    run = place.run
+    try:
+        return CheckpointWriter(run.checkpoints, place.fence, num_kept, run.last_committed_step)
+    except CheckpointsLostError as error:
+        raise run.lost_error(error) from None

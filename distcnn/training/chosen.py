@@ -5,7 +5,8 @@ from __future__ import annotations
 from distcnn.config import RunConfig
 from distcnn.errors import UsageError, UserError
 from distcnn.module import ImageClassifier
-from distcnn.run_directory.checkpoints import CheckpointRecord, best, read_checkpoint
+from distcnn.run_directory.checkpoint_index import CheckpointRecord
+from distcnn.run_directory.checkpoints import best, read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.snapshot import Snapshot
 from distcnn.workers import Workers

@@ -11,7 +11,8 @@ from distcnn.config import RunConfig
 from distcnn.data.dataset import Dataset
 from distcnn.data.module import ImageDataModule
 from distcnn.module import ImageClassifier
-from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
+from distcnn.run_directory.checkpoint_index import CheckpointRecord
+from distcnn.run_directory.checkpoints import read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.chosen import restored
 from distcnn.training.process import build_trainer, prepare_process

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from distcnn.config import ModelConfig
 from distcnn.data.dataset import class_names
 from distcnn.data.module import to_float
 from distcnn.errors import UsageError, UserError
-from distcnn.files import write_atomically
+from distcnn.files import regular_file, write_atomically
 from distcnn.network import build_network
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.chosen import chosen_network
@@ -72,15 +73,18 @@ def export(run: RunDirectory, format: Format, path: Path | None = None) -> Expor
     Args:
         run: finished: it has the images to compare on.
         format: of the file.
-        path: of the file; by default named as the run's folder, where the command was typed.
+        path: of the file; by default named as the run's folder, in the working directory. An
+            existing regular file is replaced, at the end of symbolic links too; nothing else is.
 
     Raises:
         UserError: the run is not finished, a package is missing, or the file would compute
             something else.
+        NotARegularFileError: `path` names a directory, a device, ...
     """
     path = path or Path(run.path.name + _SUFFIXES[format])
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{path} cannot be written: name a file in a folder that is there")
+    with _errors_explained(path):  # Before the work; `write_atomically` checks again.
+        if not regular_file(path).parent.is_dir():
+            raise UsageError(f"cannot write {path}: its folder does not exist")
     network = chosen_network(run).kept_network
     predictions = run.read_predictions()
     if predictions is None:
@@ -107,8 +111,17 @@ def export(run: RunDirectory, format: Format, path: Path | None = None) -> Expor
             f"{path} was not written: as {format}, the scores of {run.path} would differ by"
             f" {difference:.3g}; another version of torch or of the format's packages may do better"
         )
-    write_atomically(path, content)
+    with _errors_explained(path):
+        write_atomically(path, content)
     return Exported(path, len(pixels), difference)
+
+
+@contextmanager
+def _errors_explained(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _write_safetensors(network: nn.Sequential, images: torch.Tensor, about: About) -> bytes:

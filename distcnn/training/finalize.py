@@ -12,7 +12,7 @@ from safetensors.torch import save as save_safetensors
 from distcnn.config import RunConfig
 from distcnn.files import write_atomically
 from distcnn.report.write import write_report_of_ended
-from distcnn.run_directory.checkpoints import CheckpointRecord
+from distcnn.run_directory.checkpoint_index import CheckpointRecord
 from distcnn.run_directory.predictions import Predictions
 from distcnn.training.chosen import choose_checkpoint
 from distcnn.training.evaluation import evaluate

@@ -110,7 +110,7 @@ class RunKeeper(pl.Callback):
             # In which a difference may be lost in rounding for a while.
             digests["trained_sha256"] = weights_sha256(module.network.state_dict())
         self._books.commit(
-            snapshot.encode(), digests, self.counters.epoch, self.meter.global_step, val_accuracy
+            snapshot.encode, digests, self.counters.epoch, self.meter.global_step, val_accuracy
         )
 
     def _check_weights(self) -> None:

@@ -14,7 +14,13 @@ from distcnn.errors import UsageError
 from distcnn.location import Location
 from distcnn.progress import Watcher
 from distcnn.run_directory.lease import Lease
-from distcnn.run_directory.run import RunDirectory, RunResult, leased, new_run
+from distcnn.run_directory.run import (
+    RunDirectory,
+    RunResult,
+    completed_error,
+    leased,
+    new_run,
+)
 from distcnn.training import provenance
 from distcnn.training.control import Control, InterruptedNow
 from distcnn.training.finalize import finalize
@@ -52,20 +58,29 @@ def train(config: RunConfig, watcher: Watcher, run_dir: Location | None = None) 
         return _attempt(config, dataset, run, lease, watcher)
 
 
-def resume(run: RunDirectory, watcher: Watcher) -> RunResult:
-    """Go on with a run from its newest committed checkpoint; a finished one is left as it is.
+def resume(run: RunDirectory, watcher: Watcher, *, restart: bool = False) -> RunResult:
+    """Resume a run from its newest committed checkpoint; a completed one is left as it is.
+
+    Args:
+        run: an interrupted run.
+        watcher: told how it goes.
+        restart: discard its checkpoints and train from step 0.
 
     Raises:
-        UserError: another process writes it, its config was changed, or what it was trained on is
-            not to be had here.
+        UserError: another process writes it, its config was changed, its data are not available
+            here, or none of its checkpoints can be read.
     """
     results = run.read_results()
     if results is not None and results["status"] == "completed":
+        if restart:
+            raise completed_error(run)
         watcher.note("This run is finished: there is nothing left to do, and nothing was done")
         return RunResult(run, results)
     config, dataset = resolve(run.read_config(), watcher)
     with leased(run, watcher.note) as lease:
         provenance.check_same_ground(run, config, Ground.here(config, dataset), watcher.note)
+        if restart:
+            run.start_over(lease.fence)
         return _attempt(config, dataset, run, lease, watcher)
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from distcnn.run_directory.checkpoints import CheckpointDamagedError, read_checkpoint
+from distcnn.run_directory.checkpoint_index import CheckpointDamagedError
+from distcnn.run_directory.checkpoints import read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 
 Tensors = dict[str, torch.Tensor]
@@ -55,8 +56,8 @@ class Snapshot:
     average: Tensors = field(default_factory=dict[str, torch.Tensor])
     """The running average of the weights; empty where the config asks for none."""
 
-    def encode(self) -> bytes:
-        """The checkpoint's content."""
+    def encode(self, metadata: dict[str, str]) -> bytes:
+        """Return the checkpoint's content, with that metadata in its header."""
         groups = {"network": self.network, "optimizer": self.optimizer, "average": self.average}
         tensors: Tensors = {
             f"{group}.{name}": tensor.detach().cpu().contiguous()
@@ -64,7 +65,7 @@ class Snapshot:
             for name, tensor in members.items()
         }
         tensors[COUNTERS] = as_tensor(asdict(self.counters))
-        return save_safetensors(tensors)
+        return save_safetensors(tensors, metadata)
 
     @classmethod
     def decode(cls, content: bytes) -> Snapshot:

@@ -128,7 +128,7 @@ def own_mark(path: Location) -> str:
     """What a tracker knows a run by, made before it is told: a kill in between leaves one run."""
     if not path.exists():
         write_atomically(path, json.dumps({"run": uuid.uuid4().hex}).encode())
-    return read_json(path)["run"]
+    return read_json(path, "Delete it: the tracker then gets a new run")["run"]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -27,8 +27,8 @@ class TreeSnapshot:
     state: dict[str, Any]
     """Dicts, lists and tuples of tensors, numbers, texts and None."""
 
-    def encode(self) -> bytes:
-        """The checkpoint's content.
+    def encode(self, metadata: dict[str, str]) -> bytes:
+        """Return the checkpoint's content, with that metadata in its header.
 
         Raises:
             UserCodeError: there is something else in the state.
@@ -36,7 +36,7 @@ class TreeSnapshot:
         tensors: Tensors = {}
         tree = _plain(self.state, "", tensors)
         tensors[_TREE], tensors[COUNTERS] = as_tensor(tree), as_tensor(asdict(self.counters))
-        return save_safetensors(tensors)
+        return save_safetensors(tensors, metadata)
 
     @classmethod
     def decode(cls, content: bytes) -> TreeSnapshot:

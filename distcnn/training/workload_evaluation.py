@@ -7,7 +7,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from distcnn import workload
 from distcnn.config import RunConfig
-from distcnn.run_directory.checkpoints import CheckpointRecord, read_checkpoint
+from distcnn.run_directory.checkpoint_index import CheckpointRecord
+from distcnn.run_directory.checkpoints import read_checkpoint
 from distcnn.run_directory.run import RunDirectory
 from distcnn.training.evaluation import Split, run_split
 from distcnn.training.process import prepare_process

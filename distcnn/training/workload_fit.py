@@ -206,7 +206,7 @@ class _Keeper(Checkpoint):
         trainer.save_checkpoint("newest")
         if self._place.workers.is_first:
             assert self.state.newest is not None, "Lightning has just kept it"
-            TreeSnapshot(self.counters, self.state.newest).encode()
+            TreeSnapshot(self.counters, self.state.newest).encode({})
         self.state.newest = newest
 
     def _measured(self, trainer: pl.Trainer, device: torch.device) -> Measured:
@@ -230,10 +230,10 @@ class _Keeper(Checkpoint):
     def _save(self, module: pl.LightningModule, val_accuracy: float) -> None:
         if self._place.workers.is_first:
             assert self.state.newest is not None, "Lightning has just kept it"
-            content = TreeSnapshot(self.counters, self.state.newest).encode()
+            snapshot = TreeSnapshot(self.counters, self.state.newest)
             digests = {"weights_sha256": weights_sha256(tensors_of(module))}
             self._books.commit(
-                content, digests, self.counters.epoch, self.meter.global_step, val_accuracy
+                snapshot.encode, digests, self.counters.epoch, self.meter.global_step, val_accuracy
             )
 
     def _leave_if_asked(self, decision: Decision) -> None:

@@ -174,6 +174,11 @@ def submit(job: Job, parcel: Parcel) -> Handle:
     unset = [name for name in job.spec.secrets if name not in os.environ]
     if unset:
         raise UserError(f"{', '.join(unset)}: not set here; export it before you submit")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).exists():
+        raise UserError(
+            f"{folder} is not the folder of a job; choose another --id, or another"
+            " cluster.slurm.directory"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)

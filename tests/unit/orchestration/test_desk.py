@@ -18,6 +18,7 @@ from distcnn.sweep.directory import SweepDirectory
 from distcnn.sweep.space import Choice
 from distcnn.sweep.study import Study
 from distcnn.sweep.view import PlainView
+from tests.checkpoints import holding
 from tests.unit.sweep.conftest import LR_ALONE, MakeSweep, World, make_sweep
 
 __all__ = ["make_sweep"]
@@ -56,7 +57,11 @@ def commit(sweep: Sweep, trial: int, epochs: list[int], num_kept: int = 1) -> No
     writer = CheckpointWriter(run.checkpoints, lease.fence, num_kept)
     for epoch in epochs:
         writer.commit(
-            b"state", epoch=epoch, step=epoch, weights_sha256="", val_accuracy=0.9 + epoch / 100
+            holding("state"),
+            epoch=epoch,
+            step=epoch,
+            weights_sha256="",
+            val_accuracy=0.9 + epoch / 100,
         )
     run.metrics_path.write_text("step\n")
     lease.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.files import DamagedFileError, write_atomically
+from distcnn.files import write_atomically
 from distcnn.location import Location
 from distcnn.run_directory import lease as lease_module
 from distcnn.run_directory.lease import (
@@ -196,13 +195,55 @@ def test_of_many_at_once_exactly_one_wins(place: Location) -> None:
     assert sorted(outcomes) == ["refused"] * 7 + ["won"]
 
 
-def test_a_damaged_claim_is_named(place: Location) -> None:
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b'{"who": 1}', b"[" * 100_000])
+def test_a_claim_that_cannot_be_read_is_waited_for(
+    place: Location, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Its process may be alive: without a sign of that, the run is taken over."""
+    monkeypatch.setattr(lease_module, "TIME_TO_LIVE_SECONDS", 0.1)
+    write_atomically(place / "attempt-000007.json", content)
+    notes: list[str] = []
+    lease = Lease.acquire(place, notes.append)
+    assert lease.fence.attempt == 8
+    assert "was last written by an unknown process; waiting" in notes[0]
+    lease.release()
+
+
+def test_a_living_process_repairs_its_claim(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_SECONDS", 0.02)
+    lease = acquire(place)
     write_atomically(place / "attempt-000001.json", b"{")
-    with pytest.raises(DamagedFileError, match=r"attempt-000001\.json"):
+    lease.fence.check()
+    with pytest.raises(RunBusyError, match=f"process {os.getpid()}"):
         acquire(place)
-    write_atomically(place / "attempt-000001.json", json.dumps({"who": 1}).encode())
-    with pytest.raises(DamagedFileError, match=r"attempt-000001\.json"):
-        acquire(place)
+    lease.release()
+
+
+def test_with_its_claim_deleted_a_process_does_not_write_beside_the_next(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both claim the first attempt."""
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_SECONDS", 0.02)
+    first = acquire(place)
+    # Until its next heartbeat, which finds the claim of another.
+    with first._writing:
+        (place / "attempt-000001.json").unlink()
+        second = acquire(place)
+    time.sleep(0.1)
+    second.fence.check()
+    with pytest.raises(LeaseLostError):
+        first.fence.check()
+    first.release()
+    second.fence.check()
+    second.release()
+
+
+def test_a_claim_is_later_than_what_the_run_has_seen(place: Location) -> None:
+    lease = Lease.acquire(place, print, after_attempt=4)
+    assert lease.fence.attempt == 5
+    lease.release()
 
 
 @given(st.lists(st.sampled_from(["acquire", "release", "usurp"]), max_size=12))

@@ -10,12 +10,13 @@ import pytest
 
 from distcnn.errors import UsageError, UserError
 from distcnn.files import DamagedFileError
-from distcnn.run_directory.checkpoints import CheckpointWriter, read_checkpoint
+from distcnn.run_directory.checkpoints import CheckpointWriter
 from distcnn.run_directory.lease import Lease, LeaseLostError
 from distcnn.run_directory.run import RunDirectory
 from distcnn.sweep.copying import copy_checkpoint
 from distcnn.sweep.directory import SweepDirectory, is_sweep, new_sweep_directory
 from distcnn.sweep.ledger import Ledger, read_ledger
+from tests.checkpoints import holding, text_of
 from tests.unit.sweep.conftest import MakeSweep, World
 
 
@@ -93,7 +94,7 @@ def parent(tmp_path: Path) -> RunDirectory:
     writer = CheckpointWriter(run.checkpoints, lease.fence, num_kept=2)
     for epoch in (1, 2):
         writer.commit(
-            b"state %d" % epoch,
+            holding(f"state {epoch}"),
             epoch=epoch,
             step=10 * epoch,
             weights_sha256="",
@@ -109,7 +110,7 @@ def test_a_copy_begins_with_its_parents_checkpoint(tmp_path: Path, parent: RunDi
     copy_checkpoint(parent, copy, epoch=1)
     [record] = copy.read_checkpoints()
     assert (record.epoch, record.step, record.val_accuracy) == (1, 10, 0.1)
-    assert read_checkpoint(copy.checkpoints, record) == b"state 1"
+    assert text_of(copy.checkpoints, record) == "state 1"
     assert copy.metrics_path.read_text() == "step\n"
     copy_checkpoint(parent, copy, epoch=2)
     assert copy.read_checkpoints() == [record], "it has begun: nothing is copied again"

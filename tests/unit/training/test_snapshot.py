@@ -48,7 +48,7 @@ def step(network: torch.nn.Module, weights: FlatWeights, optimizer: torch.optim.
     )
 )
 def test_counters_come_back_to_the_last_bit(counters: Counters) -> None:
-    content = Snapshot(counters, network={}, optimizer={}).encode()
+    content = Snapshot(counters, network={}, optimizer={}).encode({})
     assert Snapshot.decode(content).counters == counters
 
 
@@ -61,7 +61,7 @@ def test_training_goes_on_with_the_same_bits(name: str) -> None:
     optimizer = build_optimizer(weights.vector, config)
     for _ in range(3):
         step(network, weights, optimizer)
-    content = Snapshot(Counters(), network.state_dict(), optimizer_tensors(optimizer)).encode()
+    content = Snapshot(Counters(), network.state_dict(), optimizer_tensors(optimizer)).encode({})
 
     restored = network_in_use(seed=2)
     snapshot = Snapshot.decode(content)
@@ -77,7 +77,7 @@ def test_training_goes_on_with_the_same_bits(name: str) -> None:
 
 
 def test_the_content_is_no_pickle() -> None:
-    content = Snapshot(Counters(), network_in_use(0).state_dict(), {}).encode()
+    content = Snapshot(Counters(), network_in_use(0).state_dict(), {}).encode({})
     with pytest.raises(ValueError, match="opcode"):
         list(pickletools.genops(content))
 

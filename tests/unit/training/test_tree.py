@@ -33,7 +33,7 @@ STATES = st.recursive(
 
 
 def restored(state: dict[str, Any]) -> dict[str, Any]:
-    return TreeSnapshot.decode(TreeSnapshot(Counters(), state).encode()).state
+    return TreeSnapshot.decode(TreeSnapshot(Counters(), state).encode({})).state
 
 
 @given(STATES)
