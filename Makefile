@@ -6,7 +6,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train launch tune test test-cluster chaos check docs format bench bench-ray bench-tune bench-reproducible bench-accuracy cluster-files clean
+.PHONY: help install train launch tune test test-all test-cluster chaos check docs format bench bench-ray bench-tune bench-reproducible bench-accuracy cluster-files clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "distcnn needs Python 3.11 or newer; set PYTHON=python3.11, say"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
 
 train: $(VENV)/.installed  ## train on this machine: make train CONFIG=article ARGS="training.epochs=3"
@@ -29,8 +29,16 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
 	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
-test: $(VENV)/.installed  ## run the tests of one machine (22 min on two cores)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+test: $(VENV)/.installed  ## run the unit tests, and a smoke test of each promise (4 min on two cores)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests/unit tests/smoke $(ARGS)
+
+test-all: test $(VENV)/.mlflow-server  ## run all tests of one machine (12 min more)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow tests/unit tests/integration $(ARGS)
+
+# A server for one test. Its packages stay out of .venv: Lightning would import SciPy and matplotlib
+# in every process, which makes a start a third slower.
+$(VENV)/.mlflow-server: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --target $@ 'mlflow>=3.1'
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
 test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (28 min)

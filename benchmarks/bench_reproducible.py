@@ -31,8 +31,8 @@ from distcnn.config import RunConfig
 from distcnn.flat_weights import FlatWeights
 from distcnn.network import build_network
 from distcnn.summation import OverTree, Summation
-from tests.integration.launches import times
-from tests.integration.runs import start, wait_for
+from tests.launches import times
+from tests.runs import start_as_typed, wait_for
 from tests.worker_processes import WorkerProcesses
 
 RESULTS = Path(__file__).with_name("results_reproducible.json")
@@ -196,7 +196,7 @@ def elastic(rounds: int, scratch: Path) -> dict[str, list[float]]:
     words = ["launch", "article", "workers.min=2", "workers.max=4", "workers.cpus=1"]
     words += ["training.epochs=1000", "training.checkpoint_every_steps=200"]
     more = ["recovery.max_failures=100", f"--address={cluster.address}"]
-    process = start([*command(words, run, None), *more])
+    process = start_as_typed([*command(words, run, None), *more])
     seen: dict[str, list[float]] = {"lost": [], "silent": [], "came": []}
     try:
         _next_first_step(run, process, 0)

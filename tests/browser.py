@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -15,6 +16,36 @@ from selenium.webdriver.chrome.service import Service
 # Of Debian's packages chromium and chromium-driver.
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 PHONE, DESKTOP = (390, 844), (1280, 900)
+
+
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM.exists() and DRIVER.exists()), reason="needs chromium and chromium-driver"
+)
+
+RUN_HEADINGS = [
+    "How it learned",
+    "What it recognises",
+    "A picture's way through the network",
+    "The network",
+    "What ran on what",
+]
+RUN_FIGURES = [
+    "Loss",
+    "Accuracy",
+    "Learning rate",
+    "Pace",
+    "Confusion",
+    "Class by class",
+    "Reliability",
+]
+# What is seen to be too wide, without its size, without its words.
+TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+INVISIBLE = """[...document.querySelectorAll('img, svg[role=img]')].filter(each => {
+  const box = each.getBoundingClientRect();
+  return box.width < 10 || box.height < 10 || (each.tagName === 'IMG' && !each.naturalWidth);
+}).length"""
+WORDLESS = """[...document.querySelectorAll('img, svg[role=img]')].filter(each =>
+  !(each.getAttribute('alt') || each.getAttribute('aria-label'))).length"""
 
 
 class Browser:
@@ -84,3 +115,19 @@ def browser() -> Generator[Browser]:
         yield Browser(driver)
     finally:
         driver.quit()
+
+
+def assert_well_shown(chromium: Browser, page: Path) -> None:
+    """Assert that the page needs nothing from elsewhere, and that all of it can be seen."""
+    for size in (DESKTOP, PHONE):
+        for is_dark in (False, True):
+            chromium.open(page, size, is_dark=is_dark)
+            assert chromium.requests() == {page.as_uri()}
+            assert chromium.complaints() == []
+            assert chromium.ask(TOO_WIDE) <= 0, "the page is wider than its window"
+            assert chromium.ask(INVISIBLE) == 0
+            assert chromium.ask(WORDLESS) == 0
+
+
+def texts(chromium: Browser, selector: str) -> list[str]:
+    return chromium.ask(f"[...document.querySelectorAll('{selector}')].map(e => e.innerText)")

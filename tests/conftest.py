@@ -14,10 +14,12 @@ import pytest
 
 from distcnn.location import Location
 from distcnn.object_store import ObjectPath
+from tests.shared import made_once
 
 if TYPE_CHECKING:
-    from tests.integration.two_nodes import TwoNodes
+    from tests.browser import Browser
     from tests.s3_server import S3Server
+    from tests.two_nodes import TwoNodes
 
 # Started in the background by a script (`make test &`), this process ignores Ctrl-C, and so would
 # all that tests start and then press Ctrl-C in.
@@ -38,6 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what starts processes of all kinds as slow."""
+    if "integration" in item.path.parts:
+        item.add_marker("slow")
+
+
+@pytest.hookimpl(trylast=True)  # When the marks have been looked at.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each worker long tests first, so that what is left at the end is short.
 
@@ -47,8 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if num_workers == 1:
         return
-    long = [item for item in items if "integration" in item.path.parts]
-    short = [item for item in items if "integration" not in item.path.parts]
+    long = [item for item in items if "unit" not in item.path.parts]
+    short = [item for item in items if "unit" in item.path.parts]
     files = list(dict.fromkeys(item.path for item in long))
     size = -(-len(items) // num_workers)
     arranged: list[pytest.Item] = []
@@ -78,7 +87,7 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Generator
 @pytest.fixture(autouse=True)
 def _processes_of_the_test() -> Generator[None]:
     """A test that fails leaves no process to the next."""
-    from tests.integration.runs import end_those_started
+    from tests.runs import end_those_started
 
     yield
     end_those_started()
@@ -120,7 +129,7 @@ def bucket(new_bucket: Callable[[], ObjectPath]) -> ObjectPath:
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwoNodes]:
     """A Ray cluster that was there before, with a token and a dashboard."""
-    from tests.integration.two_nodes import TwoNodes
+    from tests.two_nodes import TwoNodes
 
     nodes = TwoNodes(tmp_path_factory.mktemp("nodes"))
     try:
@@ -130,14 +139,29 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwoNodes]:
 
 
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is reproducible across workers, of one, in one process, left alone."""
-    from tests.integration.launches import ACROSS
-    from tests.integration.runs import finish, train_command
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run that was left alone; all tests share it, and only read it."""
+    from tests.runs import finish, train_command
 
-    run = tmp_path_factory.mktemp("alone") / "run"
-    finish(train_command(run, *ACROSS))
-    return run
+    return made_once(tmp_path_factory, "run", lambda run: finish(train_command(run)))
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run as `undisturbed`, reproducible across workers, of one worker."""
+    from tests.launches import ACROSS
+    from tests.runs import finish, train_command
+
+    return made_once(tmp_path_factory, "across", lambda run: finish(train_command(run, *ACROSS)))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Generator[Browser]:
+    """Return a headless Chromium."""
+    from tests.browser import browser
+
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture

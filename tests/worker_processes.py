@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import pickle
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from torch.distributed import distributed_c10d
 
 from distcnn.collectives import Collectives, GroupCollectives, HostCollectives
+from tests.forked import context
 
 # To start, and for each piece of work; a machine that is busy with something else is no failure.
 _TIMEOUT_SECONDS = 60.0
@@ -51,7 +51,6 @@ class WorkerProcesses:
     """`count` processes, joined by gloo on the loopback interface; none outlives the block."""
 
     def __init__(self, count: int, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
         self.count = count
         self._processes = []
         self._connections: list[Connection] = []

@@ -7,26 +7,21 @@ import random
 import signal
 from pathlib import Path
 
-import pytest
-
-from tests.integration.launches import (
+from tests.launches import (
     ACROSS,
     attempts,
     kill_9,
     launch_command,
     wait_for_training,
 )
-from tests.integration.runs import assert_identical, distcnn, finish, start
-from tests.integration.test_tune import trial, tune_command
+from tests.runs import assert_identical, distcnn, finish, start
+from tests.sweeps import trial, tune_command
 
 
-# Two and three of them are among the tests of one machine.
-@pytest.mark.parametrize("count", [1, 4])
-def test_any_number_of_workers_has_the_result_of_one(
-    count: int, alone: Path, tmp_path: Path
-) -> None:
+# One and two are compared by the commands of docs/reproducible.md, two and three by other tests.
+def test_four_workers_have_the_result_of_one(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finish(launch_command(run, *ACROSS, f"workers.count={count}"))
+    finish(launch_command(run, *ACROSS, "workers.count=4"))
     assert_identical(run, alone)
 
 

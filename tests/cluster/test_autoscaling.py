@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.launches import attempts, launch_command
-from tests.integration.runs import finish
+from tests.launches import attempts, launch_command
+from tests.runs import finish
 
 # By which Ray's pretended cloud knows the head.
 _HEAD_ID = "f" * 51 + "00000"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Hosts
-from tests.integration.launches import (
+from tests.launches import (
     LAUNCHED,
     attempts,
     end,
@@ -22,7 +22,7 @@ from tests.integration.launches import (
     times,
     wait_for_training,
 )
-from tests.integration.runs import assert_same_result, distcnn, events, finish, wait_for
+from tests.runs import assert_same_result, distcnn, events, finish, wait_for
 
 HEAD, *OTHERS = NAMES = ["h1", "h2", "h3", "h4", "h5"]
 ONE_EACH = ["workers.cpus=1", "workers.placement=spread"]

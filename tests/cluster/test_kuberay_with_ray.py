@@ -17,7 +17,7 @@ from distcnn.cluster.status import State
 from distcnn.location import location
 from distcnn.orchestration.targets import kuberay_target
 from tests.fake_kubernetes import NAMESPACE, FakeKubernetes, can_run_pods
-from tests.integration.runs import events
+from tests.runs import events
 
 pytestmark = pytest.mark.skipif(not can_run_pods(), reason="this account may make no namespaces")
 

@@ -14,7 +14,7 @@ from signal import SIGKILL, SIGSTOP
 import pytest
 
 from distcnn.run_directory.run import RunDirectory
-from tests.integration.launches import (
+from tests.launches import (
     NUM_STEPS,
     assert_gone,
     attempts,
@@ -29,15 +29,7 @@ from tests.integration.launches import (
     times,
     wait_for_training,
 )
-from tests.integration.runs import assert_same_result, distcnn, events, finish, start, wait_for
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of a launched run that was left alone."""
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(launch_command(run))
-    return run
+from tests.runs import assert_same_result, distcnn, events, finish, start, wait_for
 
 
 @pytest.fixture

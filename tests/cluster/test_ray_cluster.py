@@ -16,7 +16,7 @@ import ray
 import yaml
 from ray.cluster_utils import Cluster
 
-from tests.integration.launches import (
+from tests.launches import (
     LAUNCHED,
     WITHOUT_WORKERS,
     attempts,
@@ -26,7 +26,7 @@ from tests.integration.launches import (
     times,
     wait_for_training,
 )
-from tests.integration.runs import (
+from tests.runs import (
     assert_same_result,
     distcnn,
     events,

@@ -20,7 +20,7 @@ from distcnn.cluster.ray_up import render_ray_up
 from distcnn.cluster.ray_up_rules import violations
 from distcnn.cluster.spec import ClusterSpec
 from tests.cluster.hosts import CONTROL, Hosts
-from tests.integration.launches import LAUNCHED
+from tests.launches import LAUNCHED
 
 HEAD, *WORKERS = NAMES = ["h1", "h2", "h3"]
 ASKED = """it's "$(hostname)" `id` \\ {}\nand a second line"""

@@ -21,8 +21,8 @@ from distcnn.findings import Finding
 from distcnn.orchestration.targets import OutOfReachError, slurm_target
 from distcnn.orchestration.targets.slurm_target import SlurmJob
 from tests.cluster.slurm_cluster import SlurmCluster, slurm_cluster, wait_for
-from tests.integration.launches import LAUNCHED, attempts, launch_command, restarts, saves, times
-from tests.integration.runs import assert_same_result, finish
+from tests.launches import LAUNCHED, attempts, launch_command, restarts, times
+from tests.runs import assert_same_result, finish, saves
 
 # A job, from its submission to its end or to what is waited for on the way.
 _SECONDS = 240

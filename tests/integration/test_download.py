@@ -251,6 +251,7 @@ def test_mirrors_that_never_answer_cost_one_deadline_in_all(use, monkeypatch):
 def load_in_child(cache_dir: Path, mirrors: tuple[str, ...], barrier) -> None:
     """Load in a process of its own, as soon as all others are ready too."""
     os.environ["DISTCNN_CACHE_DIR"] = str(cache_dir)
+    os.environ.pop("DISTCNN_DATA_DIR", None)  # Of the time when the server was started.
     fashion_mnist.FILES, fashion_mnist.MIRRORS = FILES, mirrors
     barrier.wait(60)
     assert_official(load(None, lambda _: None))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.integration.launches import (
+from tests.launches import (
     LAUNCHED,
     assert_gone,
     attempts,
@@ -16,15 +17,33 @@ from tests.integration.launches import (
     family,
     launch_command,
 )
-from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, finish, start, wait_for
+from tests.runs import (
+    OVERRIDES,
+    assert_same_result,
+    distcnn,
+    finish,
+    start,
+    start_as_typed,
+    wait_for,
+)
+from tests.shared import made_once
+
+ONE_WORKER = ["article", *OVERRIDES, "workers.count=1"]
 
 
-def test_one_worker_gives_the_bits_of_a_local_run(tmp_path: Path, undisturbed: Path) -> None:
-    run = tmp_path / "run"
-    finish(distcnn("launch", "article", *OVERRIDES, "workers.count=1", "--run-dir", run))
-    assert_same_result(run, undisturbed)
-    assert {path.name for path in run.iterdir()} == {path.name for path in undisturbed.iterdir()}
-    results = json.loads((run / "results.json").read_bytes())
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a launch of one worker; all tests share it, and only read it."""
+    command = distcnn("launch", *ONE_WORKER, "--run-dir")
+    return made_once(tmp_path_factory, "launched", lambda run: finish([*command, str(run)]))
+
+
+def test_one_worker_gives_the_bits_of_a_local_run(launched: Path, undisturbed: Path) -> None:
+    assert_same_result(launched, undisturbed)
+    assert {path.name for path in launched.iterdir()} == {
+        path.name for path in undisturbed.iterdir()
+    }
+    results = json.loads((launched / "results.json").read_bytes())
     assert results["workers"]["count"] == 1
     assert results["restarts"] == {"failures": 0, "preemptions": 0, "seconds_lost": 0.0}
 
@@ -37,6 +56,33 @@ def test_sigterm_while_ray_starts_ends_in_order(tmp_path: Path) -> None:
     process.terminate()
     end(process, expected=143)
     assert_gone(everybody)
+
+
+# Starts a Ray as `launch` does, and asks it for its nodes by several tokens.
+ASK_BY_TOKENS = """
+import os
+from pathlib import Path
+import grpc
+from distcnn.orchestration import session
+with session.connected(None):
+    import ray
+    channel = grpc.insecure_channel(ray.get_runtime_context().gcs_address)
+    ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
+    for token in ("", "0" * 64, Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()):
+        try:
+            ask(b"", timeout=30, metadata=[("authorization", f"Bearer {token}")] if token else [])
+            print("answered")
+        except grpc.RpcError as error:
+            print(error.code().name)
+"""
+
+
+def test_the_ray_of_a_launch_refuses_who_lacks_its_token() -> None:
+    process = start_as_typed([sys.executable, "-c", ASK_BY_TOKENS])
+    answers = [
+        line for line in end(process).splitlines() if line in ("UNAUTHENTICATED", "answered")
+    ]
+    assert answers == ["UNAUTHENTICATED", "UNAUTHENTICATED", "answered"]
 
 
 def test_a_launch_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,13 +104,11 @@ def test_a_dry_run_says_what_ray_would_be_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    short = ["training.epochs=1", "workers.count=1", "workers.cpus=1"]
-    finish(launch_command(run, *short))
-    output = finish(launch_command(run, *short, "optimizer.lr=0.5", "seed=3"), expected=1)
+def test_another_config_in_the_same_folder_is_refused(launched: Path) -> None:
+    command = distcnn("launch", *ONE_WORKER, "--run-dir", launched)
+    output = finish([*command, "optimizer.lr=0.5", "seed=3"], expected=1)
     assert "another config (other: seed, optimizer.lr)" in output
-    output = finish(launch_command(run, *short, "recovery.max_failures=9"))
+    output = finish([*command, "recovery.max_failures=9"])
     assert "finished" in output
 
 

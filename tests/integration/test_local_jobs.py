@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.jobs import (
+from tests.jobs import (
     cluster,
     following,
     status,
@@ -21,8 +21,9 @@ from tests.integration.jobs import (
     wait_for_saves,
     wait_for_state,
 )
-from tests.integration.launches import assert_gone
-from tests.integration.runs import OVERRIDES, assert_same_result, distcnn, events, finish
+from tests.launches import assert_gone
+from tests.runs import OVERRIDES, assert_same_result, distcnn, events, finish
+from tests.shared import made_once
 
 JOB = ["article", *OVERRIDES, "training.epochs=4"]
 
@@ -37,9 +38,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(distcnn("launch", *JOB, "--run-dir", run))
-    return run
+    """Return a run of the job's config in one process, whose bits a launch of one worker has."""
+    command = distcnn("train", *JOB, "--run-dir")
+    return made_once(tmp_path_factory, "job", lambda run: finish([*command, str(run)]))
 
 
 def driver_pid(state: Path, job_id: str) -> int:

@@ -16,10 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from distcnn.files import write_atomically
 from distcnn.object_store import ObjectPath
+from distcnn.run_directory.checkpoint_index import Index
 from distcnn.run_directory.lease import Holder
 from distcnn.run_directory.metrics_log import read_rows
 from distcnn.run_directory.run import RunDirectory
-from tests.integration.runs import (
+from tests.runs import (
     TIMEOUT_SECONDS,
     assert_same_result,
     distcnn,
@@ -64,43 +65,29 @@ def steps_in_tensorboard(run: ObjectPath, folder: Path) -> list[int]:
 
 
 # Runs the command with a put that, at its n-th time into the checkpoints, is the last thing the
-# process does: before it for "before", after it for "after".
+# process does.
 DIE_IN_A_COMMIT = """
 import os, signal, sys
 from distcnn.object_store import ObjectPath
-moment, left = sys.argv[1], [int(sys.argv[2])]
+left = [int(sys.argv[1])]
 original = ObjectPath.put
 def deadly(self, content):
     left[0] -= self.parent.name == "checkpoints"
-    if left[0] == 0 and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
     version = original(self, content)
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return version
 ObjectPath.put = deadly
 from distcnn.cli import main
-sys.exit(main(sys.argv[3:]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "times"),
-    [
-        ("before", 4),  # The checkpoint not yet put.
-        ("after", 4),  # Put, but not yet in the index.
-        ("after", 5),  # In the index, nothing pruned yet.
-    ],
-)
-def test_kill_9_in_the_middle_of_a_commit(
-    bucket: ObjectPath, undisturbed: Path, moment: str, times: int
-) -> None:
+def test_kill_9_in_the_middle_of_a_commit(bucket: ObjectPath, undisturbed: Path) -> None:
+    """A checkpoint has been put, and is not yet in the index; `test_kills.py` has the rest."""
     run = bucket / "run"
     command = train_command(run)[3:]
-    finish(
-        [sys.executable, "-c", DIE_IN_A_COMMIT, moment, str(times), *command],
-        expected=-signal.SIGKILL,
-    )
+    finish([sys.executable, "-c", DIE_IN_A_COMMIT, "4", *command], expected=-signal.SIGKILL)
     finish(distcnn("resume", run))
     assert_same_result(run, undisturbed)
 
@@ -121,15 +108,17 @@ def test_a_run_that_was_taken_over_changes_nothing_more(bucket: ObjectPath) -> N
     process = start_and_reach(train_command(run, "training.epochs=50"), run, num_saves=1)
     elsewhere = replace(Holder.this_process(attempt=2), host="elsewhere")
     write_atomically(run / "lease" / "attempt-000002.json", elsewhere.encode())
-    write_atomically(run / "checkpoints" / "index-000002.json", b"[]")
+    before = RunDirectory(run).read_checkpoints()
+    index = Index(attempt=2, records=tuple(before))
+    write_atomically(run / "checkpoints" / index.path, index.encode())
     write_atomically(metrics(run), metrics(run).read_bytes() + b"of,another,attempt\n")
-    before = metrics(run).read_bytes()
+    rows = metrics(run).read_bytes()
     output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 1, output
     assert "taken over by process" in output
     assert "Traceback" not in output
-    assert metrics(run).read_bytes() == before
-    assert RunDirectory(run).read_checkpoints() == []
+    assert metrics(run).read_bytes() == rows
+    assert RunDirectory(run).read_checkpoints() == before
 
 
 # Runs the command as on another host, where a silent holder is waited for only that long.

@@ -17,9 +17,9 @@ from distcnn.cluster.status import State
 from distcnn.cluster.view import PlainView
 from distcnn.orchestration.follow import follow
 from distcnn.orchestration.targets import ray_target
-from tests.integration.jobs import cluster
-from tests.integration.launches import LAUNCHED
-from tests.integration.two_nodes import TwoNodes
+from tests.jobs import cluster
+from tests.launches import LAUNCHED
+from tests.two_nodes import TwoNodes
 
 JOB = ["article", *LAUNCHED, "--target", "ray"]
 pytestmark = pytest.mark.usefixtures("ray_user")

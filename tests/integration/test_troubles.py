@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from distcnn.run_directory.run import RunDirectory
-from tests.integration.runs import (
+from tests.runs import (
     TIMEOUT_SECONDS,
     assert_same_result,
     distcnn,
+    events,
     finish,
     start_and_reach,
+    told,
     train_command,
 )
 
@@ -87,19 +90,89 @@ def test_a_batch_larger_than_memory_is_computed_shard_by_shard(tmp_path: Path) -
     finish([*command, *arguments("shards", "training.num_shards=50")])
 
 
-def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path: Path, undisturbed: Path) -> None:
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """Return the directory of a run that was killed after some checkpoints."""
     run = tmp_path / "run"
     process = start_and_reach(train_command(run), run, num_saves=4)
     process.kill()
     process.communicate()
-    newest = RunDirectory(run).read_checkpoints()[-1]
-    path = run / "checkpoints" / newest.file
+    return run
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped(killed: Path, undisturbed: Path) -> None:
+    newest = RunDirectory(killed).read_checkpoints()[-1]
+    path = killed / "checkpoints" / newest.file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    output = finish(distcnn("resume", run))
+    output = finish(distcnn("resume", killed))
     assert f"{newest.file} is damaged" in output
-    assert_same_result(run, undisturbed)
+    assert_same_result(killed, undisturbed)
+    assert path.read_bytes() == content, "its owner may still want it"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", None])
+def test_a_damaged_index_costs_no_step(
+    killed: Path, undisturbed: Path, content: bytes | None
+) -> None:
+    step = RunDirectory(killed).read_checkpoints()[-1].step
+    index = killed / "checkpoints" / "index-000001.json"
+    if content is None:
+        index.unlink()
+    else:
+        index.write_bytes(content)
+    assert RunDirectory(killed).read_checkpoints()[-1].step == step
+    output = finish(distcnn("resume", killed))
+    assert ("index-000001.json is damaged" in output) == (content is not None)
+    assert "move" not in output
+    assert steps_of_attempt(killed, 2)[0] > step
+    assert_same_result(killed, undisturbed)
+
+
+def steps_of_attempt(run: Path, attempt: int) -> list[int]:
+    """Return the step of each checkpoint that an attempt has committed."""
+    return [
+        int(str(event["step"]))
+        for event in events(run)
+        if event["event"] == "checkpoint" and event["attempt"] == attempt
+    ]
+
+
+def test_deleting_the_lease_loses_no_checkpoint(killed: Path, undisturbed: Path) -> None:
+    for num_saves in (2, 4):
+        process = start_and_reach(distcnn("resume", killed), killed, num_saves)
+        process.kill()
+        process.communicate()
+        shutil.rmtree(killed / "lease")
+    step = RunDirectory(killed).read_checkpoints()[-1].step
+    finish(distcnn("resume", killed))
+    assert steps_of_attempt(killed, 4)[0] > step
+    assert_same_result(killed, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["altered", "deleted"])
+def test_a_run_starts_over_only_on_request(killed: Path, undisturbed: Path, damage: str) -> None:
+    files = list((killed / "checkpoints").glob("step-*"))
+    for file in files:
+        if damage == "altered":
+            file.write_bytes(b"rubbish")
+        else:
+            shutil.rmtree(killed / "checkpoints", ignore_errors=True)
+    rows = told(killed)
+    output = finish(distcnn("resume", killed), expected=1)
+    assert f"distcnn resume {killed} --restart" in output
+    assert "Traceback" not in output
+    if damage == "altered":
+        assert all(str(file) in output and file.exists() for file in files)
+    assert told(killed) == rows
+    finish(distcnn("resume", killed, "--restart"))
+    assert steps_of_attempt(killed, 3)[0] == 3
+    assert_same_result(killed, undisturbed)
+    assert not any(file.exists() for file in files)
+    output = finish(distcnn("resume", killed, "--restart"), expected=1)
+    assert "Run already completed" in output
+    assert f"distcnn train {killed / 'config.yaml'}" in output
 
 
 def test_a_full_disk_loses_nothing_that_was_committed(tmp_path: Path, undisturbed: Path) -> None:

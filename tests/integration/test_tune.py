@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import time
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from distcnn.location import Location
 from distcnn.object_store import ObjectPath
-from distcnn.run_directory.checkpoints import read_index
+from distcnn.run_directory.checkpoints import read_checkpoints
 from distcnn.run_directory.run import RunDirectory
-from tests.integration.launches import GONE_SECONDS, assert_gone, end, family
-from tests.integration.runs import distcnn, events, finish, start, told, wait_for
-
-SMALL = [
-    "data.source=synthetic",
-    "data.num_train=1280",
-    "data.num_val=500",
-    "training.precision=32-true",
-]
-# What depends on the clock, or on who came first.
-_TIMES = ("train_seconds",)
-
-
-def tune_command(sweep: Path | str, folder: Location, *more: str) -> list[str]:
-    return distcnn("tune", sweep, *SMALL, *more, "--run-dir", folder)
-
-
-def ledger(folder: Location, kind: str) -> list[dict[str, Any]]:
-    path = folder / "ledger.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    parsed = [json.loads(line) for line in lines if line.endswith("}")]
-    return [event for event in parsed if event["event"] == kind]
-
-
-def leaderboard(folder: Location) -> list[dict[str, str]]:
-    text = (folder / "leaderboard.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(StringIO(text)))
-    return [{name: row[name] for name in row if name not in _TIMES} for row in rows]
-
-
-def trial(folder: Any, number: int) -> Any:
-    return folder / "trials" / f"{number:04d}"
-
-
-def saved_epochs(run: Path) -> list[object]:
-    return [event["step"] for event in events(run) if event["event"] == "checkpoint"]
-
-
-def results(folder: Location) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_bytes())
+from tests.launches import GONE_SECONDS, assert_gone, end, family
+from tests.runs import distcnn, events, finish, start, told, wait_for
+from tests.shared import made_once
+from tests.sweeps import SMALL, leaderboard, ledger, results, saved_steps, trial, tune_command
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +42,14 @@ def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(sweep_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
-    output = finish(tune_command(sweep_file, folder, "training.epochs=3"))
-    assert "Plan: 5 trials, " in output
-    assert "at a time, about" in output
-    return folder
+    """Return a sweep that was left alone; all tests share it, and only read it."""
+
+    def make(folder: Path) -> None:
+        output = finish(tune_command(sweep_file, folder, "training.epochs=3"))
+        assert "Plan: 5 trials, " in output
+        assert "at a time, about" in output
+
+    return made_once(tmp_path_factory, "sweep", make)
 
 
 def test_what_a_sweep_leaves_behind(undisturbed: Path, tmp_path: Path) -> None:
@@ -112,7 +77,7 @@ def test_what_a_sweep_leaves_behind(undisturbed: Path, tmp_path: Path) -> None:
         assert of_again[part] == of_winner[part], part
     # Each trial is a run like any other, and the sweep is over.
     listed = finish(distcnn("runs", undisturbed.parent))
-    assert "sweep/trials/0005" in listed
+    assert "/trials/0005" in listed
     assert "nothing was done" in finish(distcnn("resume", undisturbed))
     of_trial = finish(distcnn("resume", trial(undisturbed, 2)), expected=2)
     assert f"distcnn resume {undisturbed}" in of_trial
@@ -141,11 +106,11 @@ def test_killed_at_several_moments_it_goes_on_and_repeats_nothing(
         run, expected = trial(folder, number), trial(undisturbed, number)
         assert told(run) == told(expected)
         digests = [
-            [record.weights_sha256 for record in read_index(each / "checkpoints")]
+            [record.weights_sha256 for record in read_checkpoints(each / "checkpoints")]
             for each in (run, expected)
         ]
         assert digests[0] == digests[1]
-        assert len(saved_epochs(run)) == len(set(saved_epochs(run))), "an epoch was trained twice"
+        assert len(saved_steps(run)) == len(set(saved_steps(run))), "an epoch was trained twice"
 
 
 def test_a_sweep_in_an_object_store_is_killed_and_goes_on(
@@ -216,7 +181,7 @@ def test_ctrl_c_stops_a_population_which_goes_on_as_if_it_had_not(
 
 def test_a_second_ctrl_c_leaves_trials_that_do_not_stop(sweep_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    process = start(tune_command(sweep_file, folder, "num_trials=3"))
+    process = start(tune_command(sweep_file, folder, "num_trials=3", "training.epochs=3"))
     wait_for(lambda: len(ledger(folder, "epoch")) >= 1, process)
     everybody = family(process)
     trials = [each for each in everybody if ".train" in " ".join(each.cmdline())]
@@ -257,6 +222,41 @@ def test_trials_of_several_workers_fail_with_their_reason_and_stop_the_sweep(
     assert of_first["workers"]["count"] == 2
     assert len(of_first["workers"]["hosts"]) == 2
     assert "test" not in of_first
+
+
+def test_without_its_ledger_a_sweep_does_not_begin_again(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(undisturbed, folder)
+    (folder / "results.json").unlink()
+    for damage in (b"", None):
+        if damage is None:
+            (folder / "ledger.jsonl").unlink()
+        else:
+            (folder / "ledger.jsonl").write_bytes(damage)
+        output = finish(distcnn("resume", folder), expected=1)
+        assert "ledger.jsonl is lost or empty" in output
+        assert f"distcnn tune {folder / 'sweep.yaml'}" in output
+    assert "--restart applies to a run" in finish(distcnn("resume", folder, "--restart"), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_four_trials_share_a_gpu(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    more = ["workers.gpus=0.25", "workers.cpus=0.25", "num_trials=4", "scheduler=none"]
+    output = finish(tune_command("tune", folder, *more))
+    assert "4 at a time" in output
+    assert [row["status"] for row in leaderboard(folder)] == ["completed"] * 4
+
+
+def test_a_sweep_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`launch/tune.py`, as it is in the repository."""
+    monkeypatch.chdir(tmp_path)
+    script = Path(__file__).parents[2] / "launch" / "tune.py"
+    output = finish([sys.executable, str(script), "tune", *SMALL, "num_trials=2"])
+    assert "Sweep directory: " in output
+    [sweep] = (tmp_path / "runs").iterdir()
+    assert results(sweep)["status"] == "completed"
 
 
 def test_what_can_never_run_is_refused_at_once(tmp_path: Path) -> None:

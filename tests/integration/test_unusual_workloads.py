@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.runs import TIMEOUT_SECONDS, distcnn, events, finish, start, wait_for
+from tests.runs import (
+    TIMEOUT_SECONDS,
+    distcnn,
+    events,
+    finish,
+    start,
+    start_and_reach,
+    wait_for,
+)
 
 # A module made in `setup`, with weights that two layers share, on batches with texts in them.
 ODD = """
@@ -74,6 +82,27 @@ class WithoutNumbers(Odd):
 def without_numbers(config):
     return WithoutNumbers(), Data()
 
+class Rolling(Odd):
+    # Draws from a generator of its own, whose state it keeps.
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def training_step(self, batch, batch_idx):
+        noise = torch.rand((), generator=self.generator)
+        outputs = super().training_step(batch, batch_idx)
+        return {"loss": outputs["loss"] * (1 + noise)}
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["generator"] = self.generator.get_state()
+
+    def on_load_checkpoint(self, checkpoint):
+        self.generator.set_state(checkpoint["generator"])
+
+def rolling(config):
+    return Rolling(), Data()
+
 class DyingOnce(Odd):
     def on_validation_epoch_end(self):
         here = os.environ["DISTCNN_WORKLOAD_DIR"]
@@ -129,11 +158,25 @@ def test_an_accuracy_that_is_no_number_is_told(folder: Path):
 
 
 def test_a_worker_that_dies_while_another_is_in_their_code_costs_a_restart(folder: Path):
-    run = folder / "run"
+    """And no bit: once it has died, it does not do so again."""
+    run, undisturbed = folder / "run", folder / "undisturbed"
     command = ["odd.yaml", "workload=modules:dying_once", "workers.count=2"]
     said = finish(distcnn("launch", *command, "--run-dir", run))
     assert (folder / "died").exists()
+    finish(distcnn("launch", *command, "--run-dir", undisturbed))
+    assert "Identical" in finish(distcnn("compare", run, undisturbed))
     assert "Run completed" in said
     results = json.loads((run / "results.json").read_bytes())
     assert results["restarts"]["failures"] == 1
     assert results["attempts"] == 2
+
+
+def test_a_generator_of_their_own_goes_on_where_it_stood(folder: Path):
+    run, undisturbed = folder / "run", folder / "undisturbed"
+    command = ["train", "odd.yaml", "workload=modules:rolling", "training.epochs=20", "--run-dir"]
+    finish(distcnn(*command, undisturbed))
+    process = start_and_reach(distcnn(*command, run), run, num_saves=3)
+    process.kill()
+    process.communicate()
+    finish(distcnn("resume", run))
+    assert "Identical" in finish(distcnn("compare", run, undisturbed))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +14,14 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
+from safetensors.numpy import load_file
 
 from distcnn.data.dataset import load
+from distcnn.errors import UserError
 from distcnn.run_directory.run import RunDirectory
-from tests.integration.runs import distcnn, finish
+from tests.runs import distcnn, finish
 
 
 @pytest.fixture
@@ -104,25 +111,87 @@ def test_an_export_is_used_without_the_project(format: str, undisturbed: Path, t
     assert json.loads(done.stdout) == expected.tolist()
 
 
+def test_an_export_replaces_nothing_but_a_regular_file(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    Path("folder").mkdir()
+    Path("loop").symlink_to("loop")
+    refused = {"fifo": "a FIFO", "folder": "a directory", "loop": "a loop of symbolic links"}
+    if os.geteuid() == 0:
+        os.mknod("null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        refused["null"] = "a character device"
+    for name, kind in refused.items():
+        before = Path(name).lstat().st_ino
+        assert f"cannot write {name}: it is {kind}" in export(undisturbed, name, expected=2)
+        assert Path(name).lstat().st_ino == before
+    assert "its folder does not exist" in export(undisturbed, "nowhere/file", expected=2)
+    assert "No such file" in export(undisturbed, "/proc/file", expected=1)
+    assert {path.name for path in tmp_path.iterdir()} == set(refused)
+
+    Path("folder/old").write_text("old")
+    Path("link").symlink_to("folder/old")
+    assert "as the original on" in export(undisturbed, "link")
+    assert Path("link").is_symlink()
+    assert load_file("folder/old").keys() == load_file(undisturbed / "weights.safetensors").keys()
+
+
+def export(run: Path, path: str, expected: int = 0) -> str:
+    """Export as safetensors."""
+    command = distcnn("export", run, "--format", "safetensors", "--output", path)
+    return finish(command, expected)
+
+
+def test_a_report_replaces_nothing_but_a_regular_file(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "report.html").unlink()
+    os.mkfifo(run / "report.html")
+    output = finish(distcnn("report", run), expected=2)
+    assert f"cannot write {run / 'report.html'}: it is a FIFO" in output
+
+
+def test_an_export_that_computes_something_else_is_not_written(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("distcnn.training.export")
+    load_as_it_is = module.load_safetensors
+
+    def load_changed(content: bytes) -> dict[str, torch.Tensor]:
+        return {name: tensor * 1.01 for name, tensor in load_as_it_is(content).items()}
+
+    monkeypatch.setattr(module, "load_safetensors", load_changed)
+    with pytest.raises(UserError, match="was not written: as safetensors, the scores"):
+        module.export(RunDirectory(undisturbed), "safetensors", tmp_path / "network")
+    assert list(tmp_path.iterdir()) == []
+
+
 USES = {
     "onnx": """
 import sys, numpy, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
+assert "class_names" in session.get_modelmeta().custom_metadata_map
 scores = session.run(["scores"], {"images": numpy.load(sys.argv[2])})[0]
 print(scores.argmax(axis=1).tolist())
 assert "distcnn" not in sys.modules
 """,
     "torch-export": """
 import sys, numpy, torch
-network = torch.export.load(sys.argv[1]).module()
+extra = {"class_names": ""}
+network = torch.export.load(sys.argv[1], extra_files=extra).module()
+assert extra["class_names"]
 print(network(torch.from_numpy(numpy.load(sys.argv[2]))).argmax(dim=1).tolist())
 assert "distcnn" not in sys.modules
 """,
     "safetensors": """
 import sys, numpy, torch
 from collections import OrderedDict
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+with safe_open(sys.argv[1], "pt") as file:
+    assert "class_names" in file.metadata()
 network = nn.Sequential(OrderedDict(
     conv1=nn.Conv2d(1, 16, 5, padding=2), norm1=nn.BatchNorm2d(16), a=nn.ReLU(), b=nn.MaxPool2d(2),
     conv2=nn.Conv2d(16, 32, 5, padding=2), norm2=nn.BatchNorm2d(32), c=nn.ReLU(), d=nn.MaxPool2d(2),

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.integration.runs import (
+from tests.runs import (
     TIMEOUT_SECONDS,
     distcnn,
     events,
     finish,
+    saves,
     start,
     told,
     wait_for,
@@ -37,24 +39,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def results(run: Path) -> dict[str, object]:
     return json.loads((run / "results.json").read_bytes())
-
-
-def test_it_is_trained_killed_and_gone_on_with_to_the_same_bits(folder: Path):
-    undisturbed, killed = folder / "undisturbed", folder / "killed"
-    said = finish(distcnn("train", "spirals.yaml", "--run-dir", undisturbed))
-    assert "Run completed" in said
-    ended = results(undisturbed)
-    assert ended["test"]["accuracy"] > 0.8
-    assert set(ended["val"]) == {"loss", "accuracy"}
-    process = start(distcnn("train", "spirals.yaml", "--run-dir", killed))
-    wait_for(lambda: saves(killed) >= 3, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=TIMEOUT_SECONDS)
-    assert "Run completed" in finish(distcnn("resume", killed))
-    assert told(killed) == told(undisturbed)
-    for part in ("val", "test", "weights_sha256", "chosen"):
-        assert results(killed)[part] == ended[part], part
-    assert "Identical" in finish(distcnn("compare", undisturbed, killed))
 
 
 def test_plateaus_and_callbacks_of_their_own_go_on_where_they_stood(folder: Path):
@@ -106,10 +90,6 @@ def careful(config, hidden):
 """
 
 
-def saves(run: Path) -> int:
-    return sum(event["event"] == "checkpoint" for event in events(run))
-
-
 def test_two_workers_train_it_and_the_winner_of_a_sweep_is_tested(folder: Path):
     run = folder / "launched"
     (folder / "seen.py").write_text(SEEN, encoding="utf-8")
@@ -154,8 +134,13 @@ def test_other_commands_say_what_they_can_and_cannot(folder: Path):
     picture = folder / "picture.png"
     shutil.copy(EXAMPLES.parent / "architecture.svg", picture)
     assert "for its own code" in finish(distcnn("predict", run, picture), 2)
-    again = finish(distcnn("train", "spirals.yaml", "training.reproducible=across-workers"), 2)
-    assert "workload" in again
+    refused = finish(distcnn("export", run, "--format", "onnx"), 2)
+    assert "for its own code" in refused
+    assert not list(folder.glob("*.onnx"))
+    for field in ("training.reproducible=across-workers", "training.checkpoint_every_steps=1"):
+        assert "workload" in finish(distcnn("train", "spirals.yaml", field), 2)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["training"]["precision"] == "32-true", "whatever this CPU has"
 
 
 WITH_MISTAKES: dict[str, tuple[Callable[[str], str], str]] = {

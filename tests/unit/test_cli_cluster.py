@@ -1,6 +1,7 @@
 """The verbs of `distcnn cluster` that send nothing, and the mistakes that people make."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -117,3 +118,35 @@ def test_nothing_was_submitted(capsys):
     assert json.loads(capsys.readouterr().out) == []
     assert cluster("list") == 0
     assert "distcnn cluster submit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("cluster.cpus_per_node=4096", "4096 are asked for; set cluster.cpus_per_node="),
+        ("cluster.memory_gib_per_node=900000", "900000 GiB are asked for; end something, or lower"),
+        (
+            "--target ray --address http://127.0.0.1:9 cluster.secrets=[KEY] --run-dir s3://bucket/mine",
+            "KEY would be shown to everybody who sees the cluster's jobs",
+        ),
+        (
+            "--target ray --address http://127.0.0.1:9 --run-dir s3://bucket/mine",
+            "127.0.0.1:9",
+        ),
+    ],
+)
+def test_doctor_refuses_what_cannot_run_there(words, told, capsys, monkeypatch):
+    monkeypatch.setenv("KEY", "value")
+    assert cluster("doctor", "quick", *words.split()) == 1
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
+def test_render_prints_the_files_that_start_clusters(capsys):
+    folder = Path(__file__).parents[2] / "cluster"
+    spec = folder / "ray-up" / "on-premises.spec.yaml"
+    assert cluster("render", "ray-up", "--cluster", str(spec)) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["provider"]["type"] == "local"
+    assert cluster("render", "raycluster", "cluster.image=registry/a:1") == 0
+    printed = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert "RayCluster" in {document["kind"] for document in printed}

@@ -114,6 +114,7 @@ def test_what_would_come_again_is_not_tried_again(tmp_path, exit_code, told):
     assert f"has ended before: {told}" in done.stderr
 
 
+@pytest.mark.slow  # Each driver starts a Ray.
 def test_a_mistake_of_the_users_is_told_once(tmp_path):
     """A folder that holds something else: the second time, nothing is looked at any more."""
     thesis = tmp_path / "runs/mine/thesis.tex"

@@ -138,3 +138,9 @@ def test_it_is_written_as_it_is_read(load, tmp_path):
     path = tmp_path / "again.yaml"
     path.write_text(plain_to_yaml(file.to_plain(sweep.config, "local")))
     assert file.load(str(path)) == sweep
+
+
+def test_every_shipped_sweep_is_valid() -> None:
+    for name in ("tune", "channels"):
+        sweep = file.load(name)
+        assert all(sweep.space.values()), name

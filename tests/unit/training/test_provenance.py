@@ -81,3 +81,16 @@ def test_a_run_that_does_not_say_what_it_began_on(tmp_path: Path) -> None:
     assert "cannot be told" in notes[0]
     with pytest.raises(UserError, match=r"cannot be told, which .*across-workers promises"):
         provenance.check_same_ground(run, ACROSS, ground(), notes.append)
+
+
+def test_other_data_are_refused_with_both_digests(tmp_path: Path) -> None:
+    run = begun(tmp_path, ORDINARY)
+    other = Ground("synthetic", "1" * 64, ground().hardware)
+    with pytest.raises(UserError, match=r"000000000000.*111111111111.*DISTCNN_DATA_DIR"):
+        provenance.check_same_ground(run, ORDINARY, other, print)
+
+
+def test_trackers_may_be_added_or_left_out_on_resume(tmp_path: Path) -> None:
+    run = begun(tmp_path, ORDINARY)
+    config = ORDINARY.with_values(training={"trackers": ["mlflow", "wandb"]})
+    provenance.check_same_ground(run, config, ground(), print)

@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from distcnn.location import Location
+from tests.forked import DISTCNN, VERBS, ForkedCommand
 
 OVERRIDES = [
     "data.source=synthetic",
@@ -29,7 +31,8 @@ OVERRIDES = [
 TIMEOUT_SECONDS = 300
 # What must be the same whatever happened on the way: timings may differ.
 TOLD_ONCE = ("step", "epoch", "train/loss", "val/loss", "val/accuracy", "lr")
-_started: list[subprocess.Popen[str]] = []
+Command: TypeAlias = subprocess.Popen[str] | ForkedCommand
+_started: list[Command] = []
 
 
 def distcnn(*arguments: object) -> list[str]:
@@ -42,16 +45,10 @@ def train_command(run: Location, *more: str) -> list[str]:
 
 def finish(command: list[str], expected: int = 0) -> str:
     """Run to the end; what it said."""
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == expected, done.stdout
-    return done.stdout
+    process = start(command)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == expected, output
+    return output
 
 
 def events(run: Location) -> list[dict[str, object]]:
@@ -60,7 +57,12 @@ def events(run: Location) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def saves(run: Location) -> int:
+    """Return how many checkpoints have been committed."""
+    return sum(event["event"] == "checkpoint" for event in events(run))
+
+
+def wait_for(condition: Callable[[], bool], process: Command) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -68,7 +70,23 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
-def start(command: list[str]) -> subprocess.Popen[str]:
+def start(command: list[str]) -> Command:
+    """Start a command; what Ray has no part in is forked, see `tests.forked`.
+
+    So is a program of `python -c`, which may change distcnn before it runs it.
+    """
+    if command[:2] == [sys.executable, "-c"]:
+        process = ForkedCommand(command[2], command[3:])
+    elif command[:3] == distcnn() and command[3] in VERBS:
+        process = ForkedCommand(DISTCNN, command[3:])
+    else:
+        return start_as_typed(command)
+    _started.append(process)
+    return process
+
+
+def start_as_typed(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command as a user does: Python begins anew, and imports all that it needs."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     _started.append(process)
     return process
@@ -78,20 +96,16 @@ def end_those_started() -> None:
     """Kill the processes that a test has started and, since it failed, has not seen end."""
     while _started:
         process = _started.pop()
-        if process.stdout and not process.stdout.closed:
+        if process.returncode is None:
             process.kill()
             process.communicate(timeout=TIMEOUT_SECONDS)
 
 
-def start_and_reach(command: list[str], run: Location, num_saves: int) -> subprocess.Popen[str]:
+def start_and_reach(command: list[str], run: Location, num_saves: int) -> Command:
     """Start a process and wait until it has committed so many more checkpoints."""
-
-    def saves() -> int:
-        return sum(event["event"] == "checkpoint" for event in events(run))
-
-    before = saves()
+    before = saves(run)
     process = start(command)
-    wait_for(lambda: saves() >= before + num_saves, process)
+    wait_for(lambda: saves(run) >= before + num_saves, process)
     return process
 
 

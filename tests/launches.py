@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tests.integration.runs import OVERRIDES, TIMEOUT_SECONDS, distcnn, events, wait_for
+from tests.runs import OVERRIDES, TIMEOUT_SECONDS, Command, distcnn, events, saves, wait_for
 
 WITHOUT_WORKERS = [override for override in OVERRIDES if not override.startswith("workers.")]
 # Three ranks on two cores; a batch that three do not divide.
@@ -46,13 +45,7 @@ def worker_pids(run: Path, attempt: int) -> list[int]:
     return [worker["pid"] for worker in attempts(run)[attempt - 1]["workers"]]
 
 
-def saves(run: Path) -> int:
-    return sum(event["event"] == "checkpoint" for event in events(run))
-
-
-def wait_for_training(
-    run: Path, process: subprocess.Popen[str], attempt: int, num_saves: int
-) -> list[int]:
+def wait_for_training(run: Path, process: Command, attempt: int, num_saves: int) -> list[int]:
     """Wait until an attempt trains and has saved so often; its workers' processes, by rank."""
     wait_for(lambda: len(attempts(run)) >= attempt, process)
     before = saves(run)
@@ -75,20 +68,20 @@ def kill(pids: list[int], number: int) -> None:
         os.kill(pid, number)
 
 
-def end(process: subprocess.Popen[str], expected: int = 0) -> str:
+def end(process: Command, expected: int = 0) -> str:
     """Wait for the end; what it said."""
     output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == expected, output
     return output
 
 
-def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def family(process: Command) -> list[psutil.Process]:
     """The driver and all that it has started, with what those have started."""
     driver = psutil.Process(process.pid)
     return [driver, *driver.children(recursive=True)]
 
 
-def kill_9(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def kill_9(process: Command) -> list[psutil.Process]:
     """The driver alone; all that it leaves behind."""
     everybody = family(process)
     assert len(everybody) > 5

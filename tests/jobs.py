@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.integration.runs import TIMEOUT_SECONDS, distcnn, events, finish, start
+from tests.runs import TIMEOUT_SECONDS, distcnn, events, finish, start
 
 
 def cluster(*arguments: object) -> list[str]:
