@@ -126,11 +126,11 @@ def test_nothing_was_submitted(capsys):
         ("cluster.cpus_per_node=4096", "4096 are asked for; set cluster.cpus_per_node="),
         ("cluster.memory_gib_per_node=900000", "900000 GiB are asked for; end something, or lower"),
         (
-            "--target ray --address http://127.0.0.1:9 cluster.secrets=[KEY] --run-dir s3://bucket/mine",
+            "--target ray --address http://127.0.0.1:9 cluster.secrets=[KEY] --run-dir /mine",
             "KEY would be shown to everybody who sees the cluster's jobs",
         ),
         (
-            "--target ray --address http://127.0.0.1:9 --run-dir s3://bucket/mine",
+            "--target ray --address http://127.0.0.1:9 --run-dir /shared/mine",
             "127.0.0.1:9",
         ),
     ],
