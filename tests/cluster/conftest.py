@@ -16,10 +16,10 @@ LONGEST_FIRST = (
     "test_slurm",
     "test_ray_cluster",
     "test_launch_recovery",
+    "test_hosts_fail",
     "test_ray_jobs",
     "test_autoscaling",
     "test_across_workers",
-    "test_hosts_fail",
     "test_ray_up",
     "test_kuberay_with_ray",
 )

@@ -19,8 +19,10 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.runs import (
     TIMEOUT_SECONDS,
+    Command,
     distcnn,
     finish,
+    start,
     start_and_reach,
     told,
     train_command,
@@ -97,24 +99,41 @@ def test_mlflow_has_the_rows_of_a_run_once_though_it_was_killed(
     assert seen.data.metrics["chosen/val/accuracy"] == max(by_step.values())
 
 
-def test_a_server_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:not@secret@127.0.0.1:9")
-    said = finish(train_command(tmp_path / "run", MLFLOW))
+@pytest.fixture(scope="module")
+def without_answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
+    """Return output and seconds of runs whose server is away, or silent; both wait at once."""
+    with socket.socket() as silent, pytest.MonkeyPatch.context() as patch:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        addresses = {
+            "away": "http://someone:not@secret@127.0.0.1:9",
+            "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        began = time.monotonic()
+        processes: dict[str, Command] = {}
+        for kind, address in addresses.items():
+            patch.setenv("MLFLOW_TRACKING_URI", address)
+            processes[kind] = start(train_command(tmp_path_factory.mktemp(kind) / "run", MLFLOW))
+        outputs: dict[str, tuple[str, float]] = {}
+        for kind, process in processes.items():
+            output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+            assert process.returncode == 0, output
+            outputs[kind] = output, time.monotonic() - began
+        return outputs
+
+
+def test_a_server_that_is_away_stops_nothing(without_answer: dict[str, tuple[str, float]]):
+    said, _ = without_answer["away"]
     assert "Run completed" in said
     assert "mlflow is told no more" in said
     assert "secret" not in said
 
 
 def test_a_server_that_never_answers_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    without_answer: dict[str, tuple[str, float]],
 ):
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        began = time.monotonic()
-        said = finish(train_command(tmp_path / "run", MLFLOW))
-    assert time.monotonic() - began < 90, "when training ends, and when the run does"
+    said, seconds = without_answer["silent"]
+    assert seconds < 90, "when training ends, and when the run does"
     assert "Run completed" in said
     assert "mlflow has not answered in time" in said
 
