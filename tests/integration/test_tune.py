@@ -269,7 +269,9 @@ def test_what_can_never_run_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_a_long_sweep_keeps_nothing_of_what_is_over() -> None:
     """But its ledger and its study: Ray Tune's controller kept 24 MiB of a thousand trials."""
-    command = [sys.executable, "-m", "benchmarks.simulated_sweep", "--trials=600"]
-    [first, last] = map(json.loads, finish(command).splitlines())
-    assert (first["trials"], last["trials"]) == (100, 600)
-    assert last["driver_mib"] - first["driver_mib"] < 7
+    command = [sys.executable, "-m", "benchmarks.simulated_sweep", "--trials=1000"]
+    # On a busy machine there are notes between.
+    lines = [line for line in finish(command).splitlines() if line.startswith("{")]
+    [first, last] = map(json.loads, lines)
+    assert (first["trials"], last["trials"]) == (100, 1000)
+    assert last["driver_mib"] - first["driver_mib"] < 12
