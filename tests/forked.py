@@ -77,12 +77,11 @@ class ForkedCommand:
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Wait for the end; the output, as of `subprocess.Popen` with stderr in stdout."""
         self._process.join(timeout)
+        output = self._output.read_text(encoding="utf-8", errors="replace")
         if self.poll() is None:
-            raise subprocess.TimeoutExpired("distcnn", timeout or 0, self._read())
-        return self._read(), None
-
-    def _read(self) -> str:
-        return self._output.read_text(encoding="utf-8", errors="replace")
+            raise subprocess.TimeoutExpired("distcnn", timeout or 0, output)
+        self._output.unlink()
+        return output, None
 
 
 def _run(
