@@ -81,7 +81,7 @@ def resume(
 
     Args:
         run: an interrupted run.
-        watcher: told how it goes.
+        watcher: receives progress and notes.
         address: see `launch`.
         restart: discard its checkpoints and train from step 0.
 

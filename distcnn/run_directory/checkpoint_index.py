@@ -14,7 +14,7 @@ from distcnn.location import Location
 
 _INDEX = re.compile(r"index-(\d{6,})\.json")
 _CHECKPOINT = re.compile(r"step-(\d{9,})-attempt-(\d{6,})-([0-9a-f]{16})\.safetensors")
-# Earlier versions put no digest into the name, so that these files cannot vouch for themselves.
+# Earlier versions put no digest into the name, so these files cannot be verified by themselves.
 _OLD_CHECKPOINT = re.compile(r"step-\d{9}-attempt-\d{6}\.safetensors")
 # In the header of a safetensors file, which maps strings to strings.
 _METADATA_KEY = "distcnn.checkpoint"
@@ -71,7 +71,7 @@ class CheckpointName(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """What an attempt keeps. By default, an index of before the first attempt."""
+    """Checkpoints that an attempt keeps; by default, none, before the first attempt."""
 
     attempt: int = 0
     records: tuple[CheckpointRecord, ...] = ()
@@ -151,7 +151,7 @@ def _indexes(names: list[str]) -> dict[int, str]:
 
 @dataclass
 class CheckpointFolder:
-    """What is found in a run's folder of checkpoints."""
+    """Content of a run's checkpoint folder."""
 
     index: Index
     """The newest one; empty if it is lost or damaged."""
@@ -160,7 +160,7 @@ class CheckpointFolder:
     unreadable: list[str]
     """Names of checkpoint files that count and cannot be read."""
     problems: list[str]
-    """What is damaged and was not when the index was written."""
+    """Damage that was not there when the index was written."""
 
     @classmethod
     def scan(cls, directory: Location, *, trust_index: bool = True) -> Self:

@@ -1,6 +1,6 @@
 """Checkpoints of a run: committed whole, listed in an index, pruned. No torch.
 
-A checkpoint is one safetensors file that vouches for itself: its name ends in the SHA-256 of its
+A checkpoint is one self-verifying safetensors file: its name ends in the SHA-256 of its
 content, and its header repeats what the index says about it. The index of an attempt,
 `index-NNNNNN.json`, lists the checkpoints that are kept; the index of the highest attempt holds.
 An attempt begins by copying the index into its own, so a writer that lost the run can write
@@ -86,7 +86,7 @@ def discard_checkpoints(directory: Location, fence: Fence) -> None:
 
 
 def check_resumable(directory: Location, last_step: int) -> None:
-    """Make sure that a run does not start over although it has saved.
+    """Check that a run would not start over although it has saved checkpoints.
 
     Args:
         directory: the run's `checkpoints/`.

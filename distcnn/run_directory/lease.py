@@ -196,9 +196,9 @@ class Lease:
 
         Args:
             directory: folder of the claims.
-            notify: told why this takes long.
-            after_attempt: an attempt that has written to the run, by its other files. The claims
-                may have been deleted, and a number that was used before would fence off nobody.
+            notify: receives the reason for a wait.
+            after_attempt: the latest attempt that the run's other files show. The claims may have
+                been deleted, and reusing a number would not fence off its earlier writer.
 
         Raises:
             RunBusyError: the holder lives.

@@ -179,13 +179,13 @@ class RunDirectory:
 
     @property
     def latest_attempt(self) -> int:
-        """Highest attempt that has left a trace other than its claim; 0 if there is none."""
+        """Return the highest attempt in checkpoints and events; 0 if there is none."""
         attempts = [_number(event, "attempt") for event in self.read_events()]
         return max([latest_attempt(self.checkpoints), *attempts])
 
     @property
     def last_committed_step(self) -> int:
-        """Step of the last checkpoint that events tell of since the run began or started over."""
+        """Return the step of the last checkpoint in `events.jsonl` since step 0; 0 if there is none."""
         step = 0
         for event in self.read_events():
             if event["event"] == "checkpoint":
@@ -195,7 +195,7 @@ class RunDirectory:
         return step
 
     def check_resumable(self) -> None:
-        """Make sure that the run does not start over although it has saved.
+        """Check that the run would not start over although it has saved checkpoints.
 
         Raises:
             CheckpointsLostError: it has committed checkpoints, and none of them can be read.
@@ -258,7 +258,7 @@ def exit_code_of(results: dict[str, Any], signal_number: int | None) -> int:
 
 
 def completed_error(run: RunDirectory) -> UserError:
-    """Return the refusal to discard the checkpoints of a completed run."""
+    """Return the error for a request to discard the checkpoints of a completed run."""
     again = config_file.command(run.read_config(), run.config_path)
     return UserError(
         f"Run already completed: {run.path}. --restart would discard its checkpoints; to train the"

@@ -63,7 +63,7 @@ def resume(run: RunDirectory, watcher: Watcher, *, restart: bool = False) -> Run
 
     Args:
         run: an interrupted run.
-        watcher: told how it goes.
+        watcher: receives progress and notes.
         restart: discard its checkpoints and train from step 0.
 
     Raises:
