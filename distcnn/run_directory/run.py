@@ -185,7 +185,7 @@ class RunDirectory:
 
     @property
     def last_committed_step(self) -> int:
-        """Return the step of the last committed checkpoint by `events.jsonl`; 0 if there is none."""
+        """Return the step of the last checkpoint in `events.jsonl`; 0 if there is none."""
         step = 0
         for event in self.read_events():
             if event["event"] == "checkpoint":
