@@ -1,8 +1,8 @@
 """Commands in processes forked from one that has imported torch and Lightning.
 
-Each is a real process, with a number, an end and open files of its own: it can be stopped and
-killed like any other. What it saves is the import, three of the four seconds that a short `train`
-takes. The commands in `tests/smoke` are started as a user starts them.
+Each is a real process with its own pid, exit code and open files: it can be stopped and killed like
+any other. Forking saves the import, which is three of the four seconds that a short `train` takes.
+Smoke tests start the commands they test as a user does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PRELOADED = [
     "distcnn.training.workload_evaluation",
     "distcnn.report.run_page",
 ]
-# Ray starts processes of its own, which read how their driver was started.
+# Commands that do not start Ray, and `resume`, which may; others are started as a user does.
 VERBS = {
     "compare",
     "describe",
@@ -75,7 +75,7 @@ class ForkedCommand:
             self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Wait for the end; the output, as of `subprocess.Popen` with stderr in stdout."""
+        """Wait for the end and return the output, stderr included."""
         self._process.join(timeout)
         output = self._output.read_text(encoding="utf-8", errors="replace")
         if self.poll() is None:

@@ -1,4 +1,4 @@
-"""What tests compare with, made once for all processes of pytest."""
+"""Reference results of tests, made once for all processes of pytest."""
 
 from __future__ import annotations
 

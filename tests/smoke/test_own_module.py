@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import ROOT
+from tests.launches import end
 from tests.runs import distcnn, finish, saves, start_as_typed, told, wait_for
 
 
@@ -28,7 +29,7 @@ def test_a_users_module_is_trained_killed_and_resumed(
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert "Run completed" in finish(distcnn("resume", killed))
+    assert "Run completed" in end(start_as_typed(distcnn("resume", killed)))
     assert told(killed) == told(undisturbed)
     ended = json.loads((killed / "results.json").read_bytes())
     for part in ("val", "test", "weights_sha256", "chosen"):

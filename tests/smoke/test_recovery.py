@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from tests.launches import end
 from tests.runs import (
     assert_identical,
     distcnn,
@@ -22,7 +23,5 @@ def test_kill_9_and_resume(tmp_path: Path, undisturbed: Path) -> None:
     process.kill()
     output, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
-    process = start_as_typed(distcnn("resume", run))
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    end(start_as_typed(distcnn("resume", run)))
     assert_identical(run, undisturbed)

@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from tests.launches import GONE_SECONDS, assert_gone, family
-from tests.runs import distcnn, finish, start, told, wait_for
+from tests.launches import GONE_SECONDS, assert_gone, end, family
+from tests.runs import distcnn, finish, start, start_as_typed, told, wait_for
 from tests.sweeps import leaderboard, ledger, results, saved_steps, trial, tune_command
 
 NUM_TRIALS = 3
@@ -25,7 +25,7 @@ def test_a_sweep_of_three_trials_is_killed_and_resumed(tmp_path: Path) -> None:
     assert_gone(processes)
     assert not (folder / "results.json").exists()
 
-    assert "Resuming: " in finish(distcnn("resume", folder))
+    assert "Resuming: " in end(start_as_typed(distcnn("resume", folder)))
     assert [row["status"] for row in leaderboard(folder)] == ["completed"] * NUM_TRIALS
     best = results(folder)["best"]
     assert best["trial"] == int(leaderboard(folder)[0]["trial"])

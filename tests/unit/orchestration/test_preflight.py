@@ -14,6 +14,7 @@ from distcnn.orchestration import worker
 from distcnn.orchestration.assignment import Assignment
 from distcnn.orchestration.preflight import check_alike, check_versions
 from distcnn.orchestration.probe import NodeFacts, WorkerFacts, software
+from distcnn.progress import PlainWatcher
 from distcnn.training import provenance
 
 CONFIG = RunConfig().with_values(workers={"cpus": 1, "gpus": 0, "count": 2})
@@ -43,8 +44,7 @@ def test_a_worker_with_other_data_is_refused(
     tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "load_data", lambda config, notify: tiny_dataset)
-    monkeypatch.setattr(worker, "PostingWatcher", lambda *_: worker.Watcher)
-    monkeypatch.setattr(worker.Watcher, "note", lambda *_: None, raising=False)
+    monkeypatch.setattr(worker, "PostingWatcher", lambda *_: PlainWatcher())
     nothing: Any = None
     assignment = Assignment(
         config=CONFIG.to_plain(),
