@@ -2,7 +2,8 @@
 
 Each is a real process with its own pid, exit code and open files: it can be stopped and killed like
 any other. Forking saves the import, which is three of the four seconds that a short `train` takes.
-Smoke tests start the commands they test as a user does.
+Ray is not among what is imported: that is when it reads its settings. Smoke tests start the
+commands they test as a user does.
 """
 
 from __future__ import annotations
@@ -23,18 +24,8 @@ _PRELOADED = [
     "distcnn.training.workload_evaluation",
     "distcnn.report.run_page",
 ]
-# Commands that do not start Ray, and `resume`, which may; others are started as a user does.
-VERBS = {
-    "compare",
-    "describe",
-    "evaluate",
-    "export",
-    "predict",
-    "report",
-    "resume",
-    "runs",
-    "train",
-}
+# These import no torch, and some tests tell their stderr from their stdout.
+LIGHT = {"cluster"}
 # What `python -m distcnn.cli` runs.
 DISTCNN = "import sys; from distcnn.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -69,6 +60,9 @@ class ForkedCommand:
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         if self.poll() is None:

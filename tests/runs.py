@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from distcnn.location import Location
-from tests.forked import DISTCNN, VERBS, ForkedCommand
+from tests.forked import DISTCNN, LIGHT, ForkedCommand
 
 OVERRIDES = [
     "data.source=synthetic",
@@ -71,13 +71,13 @@ def wait_for(condition: Callable[[], bool], process: Command) -> None:
 
 
 def start(command: list[str]) -> Command:
-    """Start a command; what Ray has no part in is forked, see `tests.forked`.
+    """Start a command, forked from a process that has imported torch: see `tests.forked`.
 
     So is a program of `python -c`, which may change distcnn before it runs it.
     """
     if command[:2] == [sys.executable, "-c"]:
         process = ForkedCommand(command[2], command[3:])
-    elif command[:3] == distcnn() and command[3] in VERBS:
+    elif command[:3] == distcnn() and command[3] not in LIGHT:
         process = ForkedCommand(DISTCNN, command[3:])
     else:
         return start_as_typed(command)

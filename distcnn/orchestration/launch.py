@@ -100,43 +100,45 @@ def _go_on(
     restart: bool = False,
 ) -> RunResult:
     refuse_if_held_here(run.lease)
-    config = _with_what_was_decided(config, run.read_config())
+    recorded = run.read_config()
+    config = _with_what_was_decided(config, recorded)
+    if config.identity != recorded.identity:
+        differing = ", ".join(_differences(recorded.identity, config.identity))
+        raise UserError(
+            f"{run.path} holds a run of another config (other: {differing}); go on with it as"
+            f" it is (distcnn resume {run.path}), or name another --run-dir"
+        )
     results = run.read_results()
-    is_finished = results is not None and results["status"] == "completed"
-    if is_finished and restart:
-        raise completed_error(run)
-    if is_finished and run.read_config().identity == config.identity:
+    if results is not None and results["status"] == "completed":
+        if restart:
+            raise completed_error(run)
         watcher.note("This run is finished: there is nothing left to do, and nothing was done")
-        return RunResult(run, results or {})
-    with on_cluster(config, watcher, address, run.path.parent) as (connected, decided):
-        recorded = run.read_config()
-        if decided.config.identity != recorded.identity:
-            differing = ", ".join(_differences(recorded.identity, decided.config.identity))
-            raise UserError(
-                f"{run.path} holds a run of another config (other: {differing}); go on with it as"
-                f" it is (distcnn resume {run.path}), or name another --run-dir"
-            )
-        if is_finished:
-            watcher.note("This run is finished: there is nothing left to do, and nothing was done")
-            return RunResult(run, results or {})
-        with leased(run, watcher.note) as lease:
-            from distcnn.training import provenance
+        return RunResult(run, results)
+    with (
+        on_cluster(config, watcher, address, run.path.parent) as (connected, decided),
+        leased(run, watcher.note) as lease,
+    ):
+        from distcnn.training import provenance
 
-            provenance.check_same_ground(run, recorded, decided.ground, watcher.note)
-            if decided.config != recorded:  # In what has no part in the result.
-                run.write_config(decided.config)
-            if restart:
-                run.start_over(lease.fence)
-            run.check_resumable()
-            return _supervise(run, decided, lease, connected, watcher)
+        provenance.check_same_ground(run, recorded, decided.ground, watcher.note)
+        if decided.config != recorded:  # In what has no part in the result.
+            run.write_config(decided.config)
+        if restart:
+            run.start_over(lease.fence)
+        run.check_resumable()
+        return _supervise(run, decided, lease, connected, watcher)
 
 
 def _with_what_was_decided(config: RunConfig, recorded: RunConfig) -> RunConfig:
     """What the user left open, as it was decided when the run began; and where the run is kept."""
     source, precision = config.data.source, config.training.precision
+    directory = config.data.directory
     workers = config.workers
     return config.with_values(
-        data={"source": recorded.data.source if source == "auto" else source},
+        data={
+            "source": recorded.data.source if source == "auto" else source,
+            "directory": directory and str(directory.expanduser().absolute()),
+        },
         training={
             "precision": recorded.training.precision if precision == "auto" else precision,
             "num_shards": config.training.shards,
@@ -308,7 +310,10 @@ def _supervise(
     )
     try:
         # After Ray has been started, which takes SIGTERM for itself.
-        with control.listening(raises_anywhere=False):
+        with (
+            control.listening(raises_anywhere=False),
+            connected.watching_head(watcher.note, run.path),
+        ):
             result = supervise(job)
             if result.results["status"] == "failed" and connected.is_embedded:
                 connected.keep_logs(run.ray_logs)

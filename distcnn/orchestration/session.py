@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,8 @@ _KEPT_LOGS = ("worker-*.err", "worker-*.out", "train/*.log")
 # Nothing large goes through Ray's object store here.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _KNOCK_SECONDS = 10.0
+# Between two looks whether the head of a given cluster still answers.
+_HEAD_SECONDS = 2.0
 # Folders, which are looked for on every node.
 FOLDERS = ("DISTCNN_DATA_DIR", "DISTCNN_CACHE_DIR", workload.FOLDER)
 # Ray adds 65 characters for its sockets; the system takes 107.
@@ -98,6 +100,34 @@ class Session:
                 if path.stat().st_size:
                     folder.mkdir(parents=True, exist_ok=True)
                     write_atomically(folder / path.name, path.read_bytes())
+
+    @contextmanager
+    def watching_head(self, notify: Callable[[str], None], place: Location) -> Generator[None]:
+        """Say how to resume when the head of a given cluster stops answering.
+
+        Ray itself ends this process about a minute later, without a word about the run.
+
+        Args:
+            notify: receives the message, from a thread of its own.
+            place: the run or the sweep to be resumed.
+        """
+        if self.is_embedded:  # Its head ends with this process.
+            yield
+            return
+        import ray
+
+        address, over = ray.get_runtime_context().gcs_address, threading.Event()
+        thread = threading.Thread(
+            target=_watch_head,
+            args=(address, over, notify, place),
+            name="watching the head",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def given_address(option: str | None) -> str | None:
@@ -243,6 +273,22 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+
+
+def _watch_head(
+    address: str, over: threading.Event, notify: Callable[[str], None], place: Location
+) -> None:
+    while not over.wait(_HEAD_SECONDS):
+        try:
+            _knock(address)
+        except OSError:
+            if not over.is_set():
+                notify(
+                    f"The cluster's head at {address} does not answer; what was committed is safe."
+                    " If it stays away for about a minute, Ray ends this process. Once it is back,"
+                    f" or on another cluster, resume with: distcnn resume {place}"
+                )
+            return
 
 
 def runtime_env() -> dict[str, dict[str, str]]:

@@ -167,7 +167,8 @@ def _search(
     desk = Desk(study, directory, view)
     shop = Shop(directory, decided.ground, sweep.config.claim)
     try:
-        signal_number = drive(desk, at_a_time, sweep.base, shop, connected.folder)
+        with connected.watching_head(view.note, directory.path):
+            signal_number = drive(desk, at_a_time, sweep.base, shop, connected.folder)
     except Exception as error:
         # What is known is worth having; and what is wrong may be the storage itself.
         with suppress(OSError, UserError):

@@ -154,10 +154,10 @@ def test_what_others_hold_is_waited_for(address: str, tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         run = tmp_path / "run"
-        launched = launch_command(run, "workers.cpus=1", "workers.count=4", "training.epochs=1")
+        launched = launch_command(run, "workers.cpus=2", "workers.count=2", "training.epochs=1")
         output = finish([*launched, "--address", address])
         assert other.wait() == 0
-    assert "Waiting for 4 workers of 1 CPU" in output
+    assert "Waiting for 2 workers of 2 CPU" in output
 
 
 def test_what_can_never_be_added_is_refused(

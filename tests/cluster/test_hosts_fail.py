@@ -17,12 +17,11 @@ from tests.launches import (
     LAUNCHED,
     attempts,
     end,
-    launch_command,
     restarts,
     times,
     wait_for_training,
 )
-from tests.runs import assert_same_result, distcnn, events, finish, wait_for
+from tests.runs import assert_same_result, distcnn, events, wait_for
 
 HEAD, *OTHERS = NAMES = ["h1", "h2", "h3", "h4", "h5"]
 ONE_EACH = ["workers.cpus=1", "workers.placement=spread"]
@@ -91,10 +90,7 @@ def hosts_used(run: Path, attempt: int) -> set[str]:
     return {worker["host"] for worker in attempts(run)[attempt - 1]["workers"]}
 
 
-def test_a_crash_and_a_pulled_cable(cluster: RayOnHosts, tmp_path: Path) -> None:
-    undisturbed = tmp_path / "undisturbed"
-    finish(launch_command(undisturbed))
-
+def test_a_crash_and_a_pulled_cable(cluster: RayOnHosts, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = distcnn("launch", "article", *LAUNCHED, *ONE_EACH, "--address", "auto")
     process = cluster.popen(

@@ -29,7 +29,7 @@ from tests.launches import (
     times,
     wait_for_training,
 )
-from tests.runs import assert_same_result, distcnn, events, finish, start, wait_for
+from tests.runs import assert_same_result, distcnn, events, finish, start, start_as_typed, wait_for
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_workers_that_are_killed_or_hang(
     run = tmp_path / "run"
     blows = [(1, SIGKILL), (2, SIGKILL), (1, SIGSTOP)] * chaos_rounds
     began = time.time()
-    process = start(launch_command(run, f"recovery.max_failures={len(blows)}"))
+    process = start_as_typed(launch_command(run, f"recovery.max_failures={len(blows)}"))
     # A save is every third step; the steps that are left are shared by the blows.
     most = NUM_STEPS // 3 // (len(blows) + 1)
     hurt: list[float] = []
@@ -77,7 +77,7 @@ def test_workers_that_are_killed_or_hang(
 def test_a_second_driver_is_refused_and_a_killed_one_followed(
     tmp_path: Path, undisturbed: Path
 ) -> None:
-    """By the same command while its workers may still live, one of them stopped; by `resume`."""
+    """By the same command, while its workers may still live, one of them stopped."""
     run = tmp_path / "run"
     process = start(launch_command(run))
     pids = wait_for_training(run, process, attempt=1, num_saves=1)
@@ -85,37 +85,33 @@ def test_a_second_driver_is_refused_and_a_killed_one_followed(
     output = finish(launch_command(run), expected=1)
     assert f"process {process.pid} on {os.uname().nodename}" in output
     kill(pids[1:], signal.SIGCONT)
-    first = kill_9(process)
-    process = start(launch_command(run))
-    assert_gone(first)
-    wait_for_training(run, process, attempt=2, num_saves=7)
-    second = kill_9(process)
-    finish(distcnn("resume", run))
-    assert_gone(second)
+    left = kill_9(process)
+    finish(launch_command(run))
+    assert_gone(left)
     assert_same_result(run, undisturbed)
 
 
 def test_signals_save_and_say_how_to_go_on(tmp_path: Path, undisturbed: Path) -> None:
-    """Ctrl-C, then SIGTERM, then Ctrl-C twice since the workers cannot save; the bits are kept."""
+    """SIGTERM, then Ctrl-C twice since the workers cannot save; the bits are kept."""
     run = tmp_path / "run"
     # Saves are the signals' alone, after the first one at step 20.
     command = launch_command(run, "training.checkpoint_every_steps=20")
-    for attempt, number in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
-        process = start(command)
-        wait_for_training(run, process, attempt, num_saves=1)
-        everybody = family(process)
-        assert ips_listened_on(everybody) == {"127.0.0.1"}
-        words = " ".join(word for each in everybody for word in each.cmdline())
-        process.send_signal(number)
-        output = end(process, 128 + number)
-        assert f"{number.name}: saving, then stopping" in output
-        assert f"distcnn resume {run}" in output
-        assert json.loads((run / "results.json").read_bytes())["status"] == "stopped"
-        assert_gone(everybody)
-        assert str(ray_folder(output)) in words
-        assert not ray_folder(output).exists()
     process = start(command)
-    pids = wait_for_training(run, process, attempt=3, num_saves=1)
+    wait_for_training(run, process, attempt=1, num_saves=1)
+    everybody = family(process)
+    assert ips_listened_on(everybody) == {"127.0.0.1"}
+    words = " ".join(word for each in everybody for word in each.cmdline())
+    process.send_signal(signal.SIGTERM)
+    output = end(process, expected=143)
+    assert "SIGTERM: saving, then stopping" in output
+    assert f"distcnn resume {run}" in output
+    assert json.loads((run / "results.json").read_bytes())["status"] == "stopped"
+    assert_gone(everybody)
+    assert str(ray_folder(output)) in words
+    assert not ray_folder(output).exists()
+
+    process = start(command)
+    pids = wait_for_training(run, process, attempt=2, num_saves=1)
     everybody = family(process)
     kill(pids, SIGSTOP)
     process.send_signal(signal.SIGINT)
@@ -127,7 +123,7 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path, undisturbed: Path) ->
     assert time.monotonic() - asked_at < 15
     assert "Traceback" not in output
     assert_gone(everybody)
-    finish(command)
+    finish(distcnn("resume", run))
     assert_same_result(run, undisturbed)
 
 

@@ -88,17 +88,6 @@ def on(cluster: Cluster, command: list[str]) -> list[str]:
     return [*command, "--address", cluster.address]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a Ray of its own, which leaves the cluster beside it alone."""
-    before = alive(cluster)
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    output = finish(launch_command(run))
-    assert "Ray on this machine" in output
-    assert alive(cluster) == before
-    return run
-
-
 def test_nodes_that_are_lost_or_taken_away_with_notice(
     cluster: Cluster, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +255,13 @@ def test_what_can_never_run_is_refused_with_what_would(cluster: Cluster, tmp_pat
     command = on(cluster, launch_command(tmp_path / "run", "workers.gpus=1"))
     assert "no node has GPU" in finish(command, expected=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_launch_beside_a_cluster_leaves_it_alone(cluster: Cluster, tmp_path: Path) -> None:
+    before = alive(cluster)
+    output = finish(distcnn("launch", "article", *LAUNCHED, "workers.count=1", "--preflight"))
+    assert "1 worker" in output
+    assert alive(cluster) == before
 
 
 def test_what_is_not_free_is_waited_for_aloud(

@@ -10,9 +10,7 @@ import pytest
 import yaml
 
 from tests.launches import (
-    LAUNCHED,
     assert_gone,
-    attempts,
     end,
     family,
     launch_command,
@@ -33,9 +31,15 @@ ONE_WORKER = ["article", *OVERRIDES, "workers.count=1"]
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a launch of one worker; all tests share it, and only read it."""
-    command = distcnn("launch", *ONE_WORKER, "--run-dir")
-    return made_once(tmp_path_factory, "launched", lambda run: finish([*command, str(run)]))
+    """Return what `launch/cluster.py` left of one worker; all tests share it, and only read it."""
+    script = Path(__file__).parents[2] / "launch" / "cluster.py"
+    command = [sys.executable, str(script), *ONE_WORKER]
+
+    def make(folder: Path) -> None:
+        assert "Run completed" in finish([*command, f"storage.directory={folder}"])
+
+    [run] = made_once(tmp_path_factory, "launched", make).iterdir()
+    return run
 
 
 def test_one_worker_gives_the_bits_of_a_local_run(launched: Path, undisturbed: Path) -> None:
@@ -83,17 +87,6 @@ def test_the_ray_of_a_launch_refuses_who_lacks_its_token() -> None:
         line for line in end(process).splitlines() if line in ("UNAUTHENTICATED", "answered")
     ]
     assert answers == ["UNAUTHENTICATED", "UNAUTHENTICATED", "answered"]
-
-
-def test_a_launch_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`launch/cluster.py`, as it is in the repository."""
-    monkeypatch.chdir(tmp_path)
-    script = Path(__file__).parents[2] / "launch" / "cluster.py"
-    command = [*distcnn()[:1], str(script), "article", *LAUNCHED, "workers.count=2"]
-    output = finish([*command, "workers.cpus=1", "training.epochs=1"])
-    assert "Run completed" in output
-    [run] = (tmp_path / "runs").iterdir()
-    assert [worker["rank"] for worker in attempts(run)[0]["workers"]] == [0, 1]
 
 
 def test_a_dry_run_says_what_ray_would_be_asked_for(tmp_path: Path) -> None:

@@ -61,34 +61,6 @@ def steps_in_tensorboard(run: ObjectPath, folder: Path) -> list[int]:
     return [event.step for event in accumulator.Scalars("train/loss")]
 
 
-# Runs the command with a put that, at its n-th time into the checkpoints, is the last thing the
-# process does.
-DIE_IN_A_COMMIT = """
-import os, signal, sys
-from distcnn.object_store import ObjectPath
-left = [int(sys.argv[1])]
-original = ObjectPath.put
-def deadly(self, content):
-    left[0] -= self.parent.name == "checkpoints"
-    version = original(self, content)
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return version
-ObjectPath.put = deadly
-from distcnn.cli import main
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-def test_kill_9_in_the_middle_of_a_commit(bucket: ObjectPath, undisturbed: Path) -> None:
-    """A checkpoint has been put, and is not yet in the index; `test_kills.py` has the rest."""
-    run = bucket / "run"
-    command = train_command(run)[3:]
-    finish([sys.executable, "-c", DIE_IN_A_COMMIT, "4", *command], expected=-signal.SIGKILL)
-    finish(distcnn("resume", run))
-    assert_same_result(run, undisturbed)
-
-
 def test_a_second_writer_is_refused_by_name(bucket: ObjectPath) -> None:
     run = bucket / "run"
     process = start_and_reach(train_command(run, "training.epochs=50"), run, num_saves=1)

@@ -36,6 +36,9 @@ def test_kill_9_at_a_random_moment(tmp_path: Path, undisturbed: Path) -> None:
     process.communicate()
     finish(distcnn("resume", run))
     assert_same_result(run, undisturbed)
+    files = {path.name for path in (run / "checkpoints").iterdir()}
+    committed = {record.file for record in RunDirectory(run).read_checkpoints()}
+    assert {name for name in files if not name.startswith("index-")} == committed
 
 
 @pytest.mark.gpu
@@ -48,52 +51,6 @@ def test_kill_9_on_a_gpu(tmp_path: Path) -> None:
     process.communicate()
     finish(distcnn("resume", run))
     assert_same_result(run, undisturbed)
-
-
-# Runs the command with a system call that, at its n-th time in the checkpoint folder, is the
-# last thing the process does: before it for "before", after it for "after".
-DIE_IN_A_COMMIT = """
-import os, signal, sys
-from pathlib import Path
-name, moment, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
-owner = Path if name == "replace" else os
-original, left = getattr(owner, name), [times]
-def deadly(*arguments):
-    here = name == "fsync" or "checkpoints" in str(arguments[0])
-    left[0] -= here
-    if here and left[0] == 0 and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = original(*arguments)
-    if here and left[0] == 0 and moment == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-setattr(owner, name, deadly)
-from distcnn.cli import main
-sys.exit(main(sys.argv[4:]))
-"""
-
-
-@pytest.mark.parametrize(
-    ("call", "moment", "times"),
-    [
-        ("fsync", "before", 9),
-        ("replace", "after", 4),  # In its place, but not yet in the index.
-    ],
-)
-def test_kill_9_in_the_middle_of_a_commit(
-    tmp_path: Path, undisturbed: Path, call: str, moment: str, times: int
-) -> None:
-    run = tmp_path / "run"
-    command = train_command(run)[3:]
-    finish(
-        [sys.executable, "-c", DIE_IN_A_COMMIT, call, moment, str(times), *command],
-        expected=-signal.SIGKILL,
-    )
-    finish(distcnn("resume", run))
-    assert_same_result(run, undisturbed)
-    files = {path.name for path in (run / "checkpoints").iterdir()}
-    committed = {record.file for record in RunDirectory(run).read_checkpoints()}
-    assert {name for name in files if not name.startswith("index-")} == committed
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -135,8 +92,7 @@ def signalled(step: str, at: int, numbers: str, command: list[str]) -> list[str]
     return [sys.executable, "-c", SIGNAL_IN_A_STEP, step, str(at), numbers, *command[3:]]
 
 
-@pytest.mark.parametrize("number", ["2", "15"])
-@pytest.mark.parametrize("step", ["validation_step", "test_step"])
+@pytest.mark.parametrize(("step", "number"), [("validation_step", "2"), ("test_step", "15")])
 def test_a_signal_while_finalizing_comes_too_late(
     tmp_path: Path, undisturbed: Path, step: str, number: str
 ) -> None:

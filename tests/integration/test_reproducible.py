@@ -11,13 +11,6 @@ from tests.launches import ACROSS, launch_command
 from tests.runs import assert_identical, distcnn, finish, train_command
 
 
-def test_three_workers_have_the_result_of_one(alone: Path, tmp_path: Path) -> None:
-    """Two are launched in `tests/smoke`, one and four in `tests/cluster`."""
-    run = tmp_path / "run"
-    finish(launch_command(run, *ACROSS, "workers.count=3"))
-    assert_identical(run, alone)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no GPU on this machine, or only one")
 def test_two_gpus_have_the_result_of_one(tmp_path: Path) -> None:

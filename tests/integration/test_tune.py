@@ -8,8 +8,10 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -17,8 +19,8 @@ import yaml
 from distcnn.object_store import ObjectPath
 from distcnn.run_directory.checkpoints import read_checkpoints
 from distcnn.run_directory.run import RunDirectory
-from tests.launches import GONE_SECONDS, assert_gone, end, family
-from tests.runs import distcnn, events, finish, start, told, wait_for
+from tests.launches import assert_gone, end, family, kill_9
+from tests.runs import Command, distcnn, events, finish, start, told, wait_for
 from tests.shared import made_once
 from tests.sweeps import SMALL, leaderboard, ledger, results, saved_steps, trial, tune_command
 
@@ -42,14 +44,18 @@ def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(sweep_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a sweep that was left alone; all tests share it, and only read it."""
+    """Return a sweep of `launch/tune.py`, left alone; all tests share it, and only read it."""
+    script = Path(__file__).parents[2] / "launch" / "tune.py"
 
     def make(folder: Path) -> None:
-        output = finish(tune_command(sweep_file, folder, "training.epochs=3"))
+        more = ["training.epochs=3", f"storage.directory={folder}"]
+        output = finish([sys.executable, str(script), str(sweep_file), *SMALL, *more])
         assert "Plan: 5 trials, " in output
         assert "at a time, about" in output
+        assert "Sweep directory: " in output
 
-    return made_once(tmp_path_factory, "sweep", make)
+    [folder] = made_once(tmp_path_factory, "sweep", make).iterdir()
+    return folder
 
 
 def test_what_a_sweep_leaves_behind(undisturbed: Path, tmp_path: Path) -> None:
@@ -84,24 +90,20 @@ def test_what_a_sweep_leaves_behind(undisturbed: Path, tmp_path: Path) -> None:
     assert "is a sweep already" in finish(distcnn("tune", "--run-dir", undisturbed), expected=2)
 
 
-def test_killed_at_several_moments_it_goes_on_and_repeats_nothing(
-    sweep_file: Path, undisturbed: Path, tmp_path: Path
+def test_in_an_object_store_its_driver_is_killed_and_then_a_trial(
+    sweep_file: Path, undisturbed: Path, bucket: ObjectPath
 ) -> None:
-    folder = tmp_path / "sweep"
+    folder = bucket / "sweeps/mine"
     process = start(tune_command(sweep_file, folder, "training.epochs=3"))
     wait_for(lambda: len(ledger(folder, "epoch")) >= 2, process)
-    processes = family(process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=GONE_SECONDS)
-    assert_gone(processes)
+    assert_gone(kill_9(process))
     assert not (folder / "results.json").exists()
 
-    # Gone on, a trial's own process is killed.
     process = start(distcnn("resume", folder))
     wait_for(lambda: len(ledger(folder, "ended")) >= 2 and _kill_one_that_trains(folder), process)
-    output = end(process)
-    assert "its process died" in output
+    assert "its process died" in end(process)
     assert leaderboard(folder) == leaderboard(undisturbed)
+    assert results(folder)["best"]["test"] == results(undisturbed)["best"]["test"]
     for number in range(1, 6):
         run, expected = trial(folder, number), trial(undisturbed, number)
         assert told(run) == told(expected)
@@ -111,27 +113,10 @@ def test_killed_at_several_moments_it_goes_on_and_repeats_nothing(
         ]
         assert digests[0] == digests[1]
         assert len(saved_steps(run)) == len(set(saved_steps(run))), "an epoch was trained twice"
-
-
-def test_a_sweep_in_an_object_store_is_killed_and_goes_on(
-    sweep_file: Path, undisturbed: Path, bucket: ObjectPath
-) -> None:
-    folder = bucket / "sweeps/mine"
-    process = start(tune_command(sweep_file, folder, "training.epochs=3"))
-    wait_for(lambda: len(ledger(folder, "ended")) >= 1, process)
-    processes = family(process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=GONE_SECONDS)
-    assert_gone(processes)
-    finish(distcnn("resume", folder))
-    assert leaderboard(folder) == leaderboard(undisturbed)
-    assert results(folder)["best"]["test"] == results(undisturbed)["best"]["test"]
-    for number in range(1, 6):
-        assert told(trial(folder, number)) == told(trial(undisturbed, number))
     assert "mine/trials/0005" in finish(distcnn("runs", bucket / "sweeps"))
 
 
-def _kill_one_that_trains(folder: Path) -> bool:
+def _kill_one_that_trains(folder: ObjectPath) -> bool:
     """The newest one; whether there was one."""
     ended = {event["trial"] for event in ledger(folder, "ended")}
     for number in sorted(set(range(1, 6)) - ended, reverse=True):
@@ -142,9 +127,10 @@ def _kill_one_that_trains(folder: Path) -> bool:
     return False
 
 
-def test_ctrl_c_stops_a_population_which_goes_on_as_if_it_had_not(
+def test_ctrl_c_stops_a_population_and_a_second_one_leaves_trials_that_do_not_stop(
     sweep_file: Path, tmp_path: Path
 ) -> None:
+    """Both times it continues, and ends as if it had not been stopped."""
     fields = ["scheduler=pbt", "num_trials=4", "training.epochs=4"]
     plain = yaml.safe_load(sweep_file.read_text())
     del plain["space"]["model.channels"]
@@ -159,6 +145,18 @@ def test_ctrl_c_stops_a_population_which_goes_on_as_if_it_had_not(
     assert f"Go on with: distcnn resume {folder}" in output
     assert results(folder)["status"] == "stopped"
     assert leaderboard(folder), "all results are kept"
+
+    process = start(distcnn("resume", folder))
+    wait_for(lambda: len(ledger(folder, "exchange")) >= 2, process)
+    wait_for(lambda: training(process) != [], process)
+    everybody = family(process)
+    for each in training(process):
+        each.suspend()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert "Traceback" not in end(process, expected=130)
+    assert_gone(everybody)
 
     finish(distcnn("resume", folder))
     assert results(folder)["status"] == "completed"
@@ -179,23 +177,15 @@ def test_ctrl_c_stops_a_population_which_goes_on_as_if_it_had_not(
     assert sum(row["status"] == "completed" for row in leaderboard(folder)) == 4
 
 
-def test_a_second_ctrl_c_leaves_trials_that_do_not_stop(sweep_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
-    process = start(tune_command(sweep_file, folder, "num_trials=3", "training.epochs=3"))
-    wait_for(lambda: len(ledger(folder, "epoch")) >= 1, process)
-    everybody = family(process)
-    trials = [each for each in everybody if ".train" in " ".join(each.cmdline())]
-    assert trials
-    for each in trials:
-        each.suspend()
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-    output = end(process, expected=130)
-    assert "Traceback" not in output
-    assert_gone(everybody)
-    finish(distcnn("resume", folder))
-    assert results(folder)["status"] == "completed"
+def training(sweep: Command) -> list[psutil.Process]:
+    """Return the processes of its trials that are training now."""
+    found: list[psutil.Process] = []
+    for each in family(sweep):
+        with suppress(psutil.NoSuchProcess):
+            name = " ".join(each.cmdline())
+            if name.startswith("ray::") and ".train" in name:
+                found.append(each)
+    return found
 
 
 def test_trials_of_several_workers_fail_with_their_reason_and_stop_the_sweep(
@@ -247,16 +237,6 @@ def test_four_trials_share_a_gpu(tmp_path: Path) -> None:
     output = finish(tune_command("tune", folder, *more))
     assert "4 at a time" in output
     assert [row["status"] for row in leaderboard(folder)] == ["completed"] * 4
-
-
-def test_a_sweep_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`launch/tune.py`, as it is in the repository."""
-    monkeypatch.chdir(tmp_path)
-    script = Path(__file__).parents[2] / "launch" / "tune.py"
-    output = finish([sys.executable, str(script), "tune", *SMALL, "num_trials=2"])
-    assert "Sweep directory: " in output
-    [sweep] = (tmp_path / "runs").iterdir()
-    assert results(sweep)["status"] == "completed"
 
 
 def test_what_can_never_run_is_refused_at_once(tmp_path: Path) -> None:

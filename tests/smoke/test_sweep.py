@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from tests.launches import GONE_SECONDS, assert_gone, end, family
-from tests.runs import distcnn, finish, start, start_as_typed, told, wait_for
+from tests.runs import distcnn, finish, start_as_typed, told, wait_for
 from tests.sweeps import leaderboard, ledger, results, saved_steps, trial, tune_command
 
 NUM_TRIALS = 3
@@ -15,7 +15,7 @@ NUM_TRIALS = 3
 
 def test_a_sweep_of_three_trials_is_killed_and_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    process = start(
+    process = start_as_typed(
         tune_command("tune", folder, "scheduler=none", "num_trials=3", "training.epochs=2")
     )
     wait_for(lambda: len(ledger(folder, "epoch")) >= 1, process)
