@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "distcnn needs Python 3.11 or newer; set PYTHON=python3.11, say"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 train: $(VENV)/.installed  ## train on this machine: make train CONFIG=article ARGS="training.epochs=3"
@@ -38,7 +38,7 @@ test-all: test $(VENV)/.mlflow-server  ## run all tests of one machine (13 min m
 # A server for one test. Its packages stay out of .venv: Lightning would import SciPy and matplotlib
 # in every process, which makes a start a third slower.
 $(VENV)/.mlflow-server: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-compile --target $@ 'mlflow>=3.1'
+	$(BIN)/python -m pip install --quiet --target $@ 'mlflow>=3.1'
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
 test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (25 min)

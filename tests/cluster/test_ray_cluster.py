@@ -116,8 +116,7 @@ def test_nodes_that_are_lost_or_taken_away_with_notice(
 
 
 def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path: Path) -> None:
-    """One that computes otherwise is left out. Then it loses both, waits, says why it ends, and
-    goes on when one has come back.
+    """One that computes otherwise is left out. Then it loses both, and waits until one is back.
 
     A small network whose every step is saved: the run lasts, and leaves the processors to others.
     Each node has room for one worker: no more processes have to start than it takes.
@@ -130,7 +129,7 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     bounds = ["workers.min=1", "workers.max=2", "workers.label_selector={zone: elastic}"]
     bounds += ["training.checkpoint_every_steps=1"]
     command = on(cluster, distcnn("launch", "article", *WITHOUT_WORKERS, *elastic, *bounds))
-    command += ["recovery.wait_for_workers_seconds=5", "--run-dir", str(run)]
+    command += ["--run-dir", str(run)]
     nodes = [add(), add()]
     process = start(command)
     wait_for_training(run, process, attempt=1, num_saves=100)
@@ -147,17 +146,16 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     assert times(run, "first_step")[2] - came_at < 60
     while nodes:
         cluster.remove_node(nodes.pop(), allow_graceful=False)
-    output = end(process, expected=1)
-    assert "Waiting for 1 worker of 1 CPU on nodes with zone=elastic" in output
-    assert "did not become free within 5 s" in output
-    assert re.search(r"is left out: it computes differently: .*AVX2, .*the run's workers", output)
+    wait_for(lambda: restarts(run, "preemption") == 2, process)
+    time.sleep(5)
     add()
-    finish(on(cluster, distcnn("resume", run)))
+    output = end(process)
+    assert "Waiting for 1 worker of 1 CPU on nodes with zone=elastic" in output
+    assert re.search(r"is left out: it computes differently: .*AVX2, .*the run's workers", output)
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [2, 1, 2, 1]
     resizes = [event for event in events(run) if event["event"] == "resize"]
-    assert [(each["workers_before"], each["workers"]) for each in resizes] == [(2, 1), (1, 2)]
+    assert [(each["workers_before"], each["workers"]) for each in resizes] == [(2, 1), (1, 2), (2, 1)]
     assert (restarts(run, "preemption"), restarts(run, "failure")) == (2, 0)
-    assert "no_room" in {event["event"] for event in events(run)}
     assert_same_result(run, alone)
 
 
@@ -167,7 +165,7 @@ def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_p
     plain = {
         "base": "article",
         "space": {"model.channels": {"choice": [[4, 8], [100_000, 8]]}},
-        "time_budget_seconds": 60,  # Processes may take half of it to start.
+        "time_budget_seconds": 40,  # Processes may take half of it to start.
         "max_failures_alike": 50,
     }
     file.write_text(yaml.safe_dump(plain))
@@ -178,10 +176,11 @@ def test_a_sweep_fills_all_nodes_until_its_time_is_spent(cluster: Cluster, tmp_p
         "training.precision=32-true",
         "training.global_batch_size=2560",
         "training.epochs=1",
+        "workers.cpus=2",
     ]
     before = alive(cluster)
     output = finish(on(cluster, distcnn("tune", file, *words, "--run-dir", folder)))
-    assert "4 at a time" in output
+    assert "2 at a time" in output, "one on each node"
     assert "the time budget is spent: no further trial is begun" in output
     results = json.loads((folder / "results.json").read_bytes())
     assert (results["status"], results["reason"]) == ("completed", "the time budget is spent")
@@ -260,7 +259,7 @@ def test_what_can_never_run_is_refused_with_what_would(cluster: Cluster, tmp_pat
 def test_a_launch_beside_a_cluster_leaves_it_alone(cluster: Cluster, tmp_path: Path) -> None:
     before = alive(cluster)
     output = finish(distcnn("launch", "article", *LAUNCHED, "workers.count=1", "--preflight"))
-    assert "1 worker" in output
+    assert "looking at 1 node" in output
     assert alive(cluster) == before
 
 

@@ -194,7 +194,7 @@ def test_trials_of_several_workers_fail_with_their_reason_and_stop_the_sweep(
     file = tmp_path / "sweep.yaml"
     plain = {
         "base": "article",
-        "space": {"optimizer.lr": {"grid": [0.01, 1e30, 1e31, 1e32]}},
+        "space": {"optimizer.lr": {"grid": [1e30, 1e31, 0.01]}},
         "search": "grid",
         "max_failures_alike": 2,
     }
@@ -203,15 +203,10 @@ def test_trials_of_several_workers_fail_with_their_reason_and_stop_the_sweep(
     more = ["workers.count=2", "workers.cpus=1", "training.epochs=1", "optimizer.name=sgd"]
     output = finish(tune_command(file, folder, *more), expected=1)
     assert "2 trials in a row failed alike" in output
-    assert [event["status"] for event in ledger(folder, "ended")] == [
-        "completed",
-        "failed",
-        "failed",
-    ]
+    assert [event["status"] for event in ledger(folder, "ended")] == ["failed", "failed"]
     of_first = json.loads((trial(folder, 1) / "results.json").read_bytes())
     assert of_first["workers"]["count"] == 2
-    assert len(of_first["workers"]["hosts"]) == 2
-    assert "test" not in of_first
+    assert "lower learning rate" in of_first["reason"]
 
 
 def test_without_its_ledger_a_sweep_does_not_begin_again(undisturbed: Path, tmp_path: Path) -> None:
