@@ -154,7 +154,11 @@ def test_an_elastic_run_loses_a_node_and_gets_another(cluster: Cluster, tmp_path
     assert re.search(r"is left out: it computes differently: .*AVX2, .*the run's workers", output)
     assert [len(attempt["workers"]) for attempt in attempts(run)] == [2, 1, 2, 1]
     resizes = [event for event in events(run) if event["event"] == "resize"]
-    assert [(each["workers_before"], each["workers"]) for each in resizes] == [(2, 1), (1, 2), (2, 1)]
+    assert [(each["workers_before"], each["workers"]) for each in resizes] == [
+        (2, 1),
+        (1, 2),
+        (2, 1),
+    ]
     assert (restarts(run, "preemption"), restarts(run, "failure")) == (2, 0)
     assert_same_result(run, alone)
 
