@@ -32,7 +32,7 @@ tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune
 test: $(VENV)/.installed  ## run the unit tests, and a smoke test of each promise (4 min on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests/unit tests/smoke $(ARGS)
 
-test-all: test $(VENV)/.mlflow-server  ## run all tests of one machine (13 min more)
+test-all: test $(VENV)/.mlflow-server  ## run all tests of one machine (11 min more)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow tests/unit tests/integration $(ARGS)
 
 # A server for one test. Its packages stay out of .venv: Lightning would import SciPy and matplotlib
@@ -41,7 +41,7 @@ $(VENV)/.mlflow-server: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --target $@ 'mlflow>=3.1'
 
 # Two at a time: what starts a cluster keeps two cores busy, mostly with imports.
-test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (25 min)
+test-cluster: $(VENV)/.installed  ## run the tests on clusters: Ray, Slurm, hosts that fail (20 min)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/cluster $(ARGS)
 
 chaos: $(VENV)/.installed  ## kill and stop workers on longer random schedules: make chaos ROUNDS=10
