@@ -29,7 +29,7 @@ launch: $(VENV)/.installed  ## train on two workers through Ray: make launch ARG
 tune: $(VENV)/.installed  ## search learning rates and channel counts: make tune ARGS="num_trials=20"
 	$(BIN)/distcnn tune $(CONFIG) $(ARGS)
 
-test: $(VENV)/.installed  ## run the unit tests, and a smoke test of each promise (4 min on two cores)
+test: $(VENV)/.installed  ## run the unit tests, and a smoke test of each promise (3 min on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests/unit tests/smoke $(ARGS)
 
 test-all: test $(VENV)/.mlflow-server  ## run all tests of one machine (11 min more)
