@@ -24,7 +24,7 @@ _PRELOADED = [
     "distcnn.training.workload_evaluation",
     "distcnn.report.run_page",
 ]
-# These import no torch, and some tests tell their stderr from their stdout.
+# Forking saves nothing here: these import no torch. Some tests read their stdout without stderr.
 LIGHT = {"cluster"}
 # What `python -m distcnn.cli` runs.
 DISTCNN = "import sys; from distcnn.cli import main; sys.exit(main(sys.argv[1:]))"

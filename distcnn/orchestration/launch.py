@@ -105,8 +105,8 @@ def _go_on(
     if config.identity != recorded.identity:
         differing = ", ".join(_differences(recorded.identity, config.identity))
         raise UserError(
-            f"{run.path} holds a run of another config (other: {differing}); go on with it as"
-            f" it is (distcnn resume {run.path}), or name another --run-dir"
+            f"{run.path} holds a run of another config (other: {differing}); resume that run"
+            f" (distcnn resume {run.path}), or give another --run-dir"
         )
     results = run.read_results()
     if results is not None and results["status"] == "completed":

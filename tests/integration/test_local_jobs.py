@@ -79,7 +79,7 @@ def test_a_driver_that_is_killed_is_started_again(
 
 
 def test_readers_leave_and_a_dead_machine_is_a_lost_job(state: Path, tmp_path: Path) -> None:
-    """By Ctrl-C, which detaches; by closing the output, which is no success of the job."""
+    """Ctrl-C detaches with 130, and a closed output gives 141, while the job continues."""
     run = tmp_path / "run"
     watching = subprocess.Popen(
         cluster("submit", *JOB, "training.epochs=50", "--run-dir", run, "--id", "mine", "--yes"),
